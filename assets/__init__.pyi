@@ -10,6 +10,7 @@ from .resources import Context as Context
 from .resources import ProjectResource as ProjectResource
 from .retries import INTERRUPTED as INTERRUPTED
 from .runs import REASON_TAG as REASON_TAG
+from .runs import TRY_TAG as TRY_TAG
 from .runs import WILL_RETRY_TAG as WILL_RETRY_TAG
 from .runs import built_places as built_places
 from .runs import in_process as in_process

@@ -25,6 +25,8 @@ USER_TAG, COMMAND_LINE = "user", "command line"
 HIDDEN = ".dagster/react-"
 """Prefix of tags for programs: Dagster's pages hide tags of `.dagster/`, and queries find them."""
 
+TRY_TAG = f"{HIDDEN}try"
+"""How often automation has asked for the same, as a number."""
 WILL_RETRY_TAG = "dagster/will_retry"
 """Dagster's own tag of a failed run that its daemon is about to start again."""
 

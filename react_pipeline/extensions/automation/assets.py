@@ -8,13 +8,13 @@ Belongs here: one tick, and when something is asked for again. Does not belong h
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import takewhile
 
 import dagster as dg
 
 from react_pipeline.assets import (
     DOMAINS,
     REASON_TAG,
+    TRY_TAG,
     WILL_RETRY_TAG,
     ProjectResource,
     built_places,
@@ -26,7 +26,7 @@ from react_pipeline.assets import (
     to_partition_key,
 )
 from react_pipeline.extensions.automation.extension import AutomationConfig
-from react_pipeline.extensions.automation.survey import State, Survey, Task, survey
+from react_pipeline.extensions.automation.survey import Survey, Task, survey
 from react_pipeline.failures import Failure, Kind
 from react_pipeline.project import Manifests, outside
 from react_pipeline.settings import Method, load_domains
@@ -42,11 +42,11 @@ rest.
 MAX_UNFINISHED = 1_000
 """With so many runs queued nothing is asked for: a tick reads them all."""
 
-WAIT_SECONDS = {Kind.TRANSIENT: 3600, Kind.PASSING: 60, Kind.INTERRUPTED: 0}
-"""Wait before the second try; twice as long before each further one. After a transient fault that
-is together longer than an outage of a day; an input may have changed for a moment.
+WAIT_HOURS = (1, 2, 4, 8, 16)
+"""Wait before each further try after a transient fault: together longer than an outage of a day. So
+many minutes where an input had changed for a moment.
 """
-MAX_TRIES = 6
+SECONDS = {Kind.TRANSIENT: 3600, Kind.PASSING: 60, Kind.INTERRUPTED: 0}
 
 _STATUS = dg.DagsterRunStatus
 _UNFINISHED = list({*_STATUS} - {_STATUS.SUCCESS, _STATUS.FAILURE, _STATUS.CANCELED})
@@ -93,7 +93,7 @@ def upkeep(project: ProjectResource, stages: Sequence[Stage]) -> Iterator[dg.Sen
         except ReactError as error:
             return dg.SensorResult(skip_reason=str(error))
         methods = looked.config.all_methods
-        requests = [make_request(task, methods, project) for task in found.tasks]
+        requests = [make_request(task, runs.tries[task], methods, project) for task in found.tasks]
         lines = _lines(found)
         for line in lines:
             context.log.info(line)
@@ -107,30 +107,27 @@ def upkeep(project: ProjectResource, stages: Sequence[Stage]) -> Iterator[dg.Sen
 
 def _lines(found: Survey) -> list[str]:
     """What a tick's log says, one line for each place."""
-    lines, asked = [], {task.place for task in found.tasks}
-    for place, why in found.reasons.items():
-        state = found.states[place]
-        if state is not State.DUE and place not in asked:
-            lines.append(f"{' '.join(place)}: {'held back: ' * (state is State.HELD)}{why}")
+    lines = [f"{task.stage} {task.key}: {why}" for task, why in found.waiting.items() if why]
     for task in found.tasks:
-        failed = found.states[task.place] is State.FAILED
-        again = f" again, since it failed: {found.reasons[task.place]}" if failed else ""
-        lines.append(f"{' '.join(task.place)}: asked for{again}: {task.reason}")
-    return lines + [f"{slug}: left out: {reason}" for slug, reason in found.unreadable.items()]
+        failure = found.failed.get(task)
+        again = f" again, since it failed: {failure.text}" if failure else ""
+        lines.append(f"{task.stage} {task.key}: asked for{again}: {task.reason}")
+    lines += [f"{slug}: left out: {reason}" for slug, reason in found.unreadable.items()]
+    return lines + [f"{task.stage} {task.key}: held back: {task.reason}" for task in found.held]
 
 
 class Runs:
     """The runs of a project that are under way, and what became of those that were asked for.
 
     Attributes:
-        asked: How many runs are asked for now.
+        tries: What is asked for now, and which try it is; one that was interrupted counts for none.
     """
 
     def __init__(
         self, instance: dg.DagsterInstance, project: ProjectResource, loaded: Collection[str]
     ) -> None:
         """`loaded`: the stages whose assets Dagster has."""
-        self.asked = 0
+        self.tries: dict[Task, int] = {}
         self._instance, self._project, self._loaded = instance, project, loaded
         unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
         self._under_way = {
@@ -143,58 +140,62 @@ class Runs:
         """
         if task.stage not in self._loaded:
             return "not asked for: reload the code location, which has no such asset yet"
-        if task.place in self._under_way or self.asked == MAX_REQUESTS:
+        if task.place in self._under_way or len(self.tries) == MAX_REQUESTS:
             return ""
-        runs = self._last(task)
-        if runs and runs[0].dagster_run.tags.get(WILL_RETRY_TAG) == "true":
+        record = self._last(task)
+        if record and record.dagster_run.tags.get(WILL_RETRY_TAG) == "true":
             return ""
         if failure and failure.kind is Kind.LASTING:
             return (
                 f"failed: {failure.text.rstrip('.')}. It will keep failing until something "
                 "changes; or materialize it by hand"
             )
-        if runs and (why := _wait_after(runs, failure)):
-            return why
-        self.asked += 1
+        tries = 0
+        if record:
+            run = record.dagster_run
+            tries = 0 if run.status == _STATUS.SUCCESS else int(run.tags.get(TRY_TAG, 1))
+            if why := _wait_after(record, tries, failure):
+                return why
+        counts = failure is None or failure.kind is not Kind.INTERRUPTED
+        self.tries[task] = max(tries + counts, 1)
         return None
 
-    def _last(self, task: Task) -> Sequence[dg.RunRecord]:
-        """Return the newest runs that were asked for with the inputs of a task, the last one first;
-        none if another run has made the artifact since, so that it is due again.
+    def _last(self, task: Task) -> dg.RunRecord | None:
+        """Return the newest run that was asked for with the inputs of a task; None if there is
+        none, or another run has made the artifact since, so that it is due again.
         """
         of_inputs = dg.RunsFilter(tags={inputs_tag(self._project): task.inputs})
-        found = self._instance.get_run_records(of_inputs, limit=MAX_TRIES)
-        if not found:
-            return []
         place = self._project.key(task.stage), to_partition_key(task.key)
-        made_by = run_of_last(self._instance, *place, after=_ended(found[0]))
-        return found if made_by in ("", found[0].dagster_run.run_id) else []
+        for record in self._instance.get_run_records(of_inputs, limit=1):
+            made_by = run_of_last(self._instance, *place, after=_ended(record))
+            if made_by in ("", record.dagster_run.run_id):
+                return record
+        return None
 
 
 def _ended(record: dg.RunRecord) -> float:
     return record.end_time or record.update_timestamp.timestamp()
 
 
-def _wait_after(runs: Sequence[dg.RunRecord], failure: Failure | None) -> str:
-    """Why what the last of these runs was to build is not asked for again yet; "" if it is."""
-    last = runs[0].dagster_run
-    if last.status == _STATUS.CANCELED:
-        return f"run {last.run_id[:8]} was cancelled; materialize it to run it again"
-    failed = [*takewhile(lambda one: one.dagster_run.status == _STATUS.FAILURE, runs)]
+def _wait_after(record: dg.RunRecord, tries: int, failure: Failure | None) -> str:
+    """Why the work of a run that ended is not asked for again yet; "" if it is."""
+    run, ended = record.dagster_run, _ended(record)
+    if run.status == _STATUS.CANCELED:
+        return f"run {run.run_id[:8]} was cancelled; materialize it to run it again"
+    text = f"failed: {failure.text}" if failure else f"run {run.run_id[:8]} left it due"
+    if tries > len(WAIT_HOURS):
+        return f"{text}; tried {tries} times. Fix the cause, then materialize it by hand"
     # What was built may be gone since, but a result that is never up to date must not loop.
-    kind = failure.kind if failure else Kind.TRANSIENT if failed else Kind.PASSING
-    text = f"failed: {failure.text}" if failure else f"run {last.run_id[:8]} left it due"
-    if len(failed) == MAX_TRIES and kind is not Kind.INTERRUPTED:
-        return f"{text}; tried {MAX_TRIES} times. Fix the cause, then materialize it by hand"
-    again = _ended(runs[0]) + WAIT_SECONDS[kind] * 2 ** max(len(failed) - 1, 0)
-    if time.time() >= again:
+    kind = failure.kind if failure else Kind.TRANSIENT if tries else Kind.PASSING
+    wait = SECONDS[kind] * WAIT_HOURS[max(tries - 1, 0)]
+    if time.time() >= ended + wait:
         return ""
-    at = f"{datetime.fromtimestamp(again, UTC):%Y-%m-%d %H:%M} UTC"
-    return f"{text}; retried after {at}, try {len(failed) + 1} of {MAX_TRIES}"
+    at = f"{datetime.fromtimestamp(ended + wait, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{text}; retried after {at}, try {tries + 1} of {len(WAIT_HOURS) + 1}"
 
 
 def make_request(
-    task: Task, table: Mapping[str, Method], project: ProjectResource
+    task: Task, tries: int, table: Mapping[str, Method], project: ProjectResource
 ) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and with which inputs."""
     partition = to_partition_key(task.key)
@@ -204,6 +205,7 @@ def make_request(
         **tags_of_key(task.key),
         REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
         inputs_tag(project): task.inputs,
+        TRY_TAG: str(tries),
         "dagster/priority": str(STAGES[task.stage].priority),
         **(definition.get_tags_for_partition_key(partition) if partition and definition else {}),
     }

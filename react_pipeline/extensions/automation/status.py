@@ -28,12 +28,10 @@ SHARED = "(shared)"
 
 _SHOWN = {
     "due": ("out of date", ""),
-    "failed": ("failed", "made from what failed"),
     "held": ("held back", "made from what is held back"),
     "waiting": ("waiting", "made from what is out of date"),
-    "fresh": ("failed", ""),
+    "failed": ("failed", "made from what failed"),
 }
-"""What is said of a state, and why if no place says more; what is fresh could not be renewed."""
 
 
 def status(config: Config = None) -> None:
@@ -46,7 +44,8 @@ def status(config: Config = None) -> None:
 
     slugs = sorted(path.stem for path in project.config.domains.glob("*.yaml"))
     survey = look_at(project, slugs)
-    rows = [[SHARED if slug == ALL else slug, *cells] for slug, *cells in _rows(survey)]
+    by_domain = sorted(_rows(survey), key=lambda row: (row[0] != ALL, row[0]))
+    rows = [[SHARED if slug == ALL else slug, *cells] for slug, *cells in by_domain]
     rows += [
         [problem.file.name, "not readable", "", problem.message]
         for problem in misnamed(project.config.domains)
@@ -64,17 +63,17 @@ def _rows(survey: Survey) -> list[list[str]]:
     """Return a row for all artifacts of a domain and state with the same reason; what can be built
     comes first.
     """
+    reasons = {task.place: ("due", _reason(task.reason)) for task in survey.tasks}
+    reasons |= {task.place: ("failed", failure.text) for task, failure in survey.failed.items()}
+    reasons |= {task.place: ("held", task.reason) for task in survey.held}
+    for place, found in survey.states.items():
+        if found in _SHOWN:
+            reasons.setdefault(place, (found, _SHOWN[found][1]))
     names: dict[tuple[str, str, str], list[str]] = {}
-    for state, (shown, follows) in _SHOWN.items():
-        for place, found in survey.states.items():
-            why = survey.reasons.get(place, follows)
-            if state == "due":
-                why = why.partition(": rematerialize")[0].partition(": materialize")[0]
-            if found == state and (why or state != "fresh"):
-                names.setdefault((_domain(place), shown, why), []).append(_name(place))
+    for place, (state, why) in reasons.items():
+        names.setdefault((_domain(place), _SHOWN[state][0], why), []).append(_name(place))
     rows = [[slug, state, ", ".join(same), why] for (slug, state, why), same in names.items()]
-    rows += [[slug, "not readable", "", why] for slug, why in survey.unreadable.items()]
-    return sorted(rows, key=lambda row: (row[0] != ALL, row[0]))
+    return rows + [[slug, "not readable", "", why] for slug, why in survey.unreadable.items()]
 
 
 def _commands(survey: Survey, behind: set[str]) -> list[str]:
@@ -85,13 +84,16 @@ def _commands(survey: Survey, behind: set[str]) -> list[str]:
     if survey.unreadable.keys() - set(map(_domain, survey.states)):
         commands.append("react-pipeline domains validate")
     if behind:
-        held = [key for stage, key in survey.reasons if survey.states[stage, key] == "held"]
-        methods = ", ".join(sorted({key.split("/")[1] for key in held}))
-        note = f" (trains {methods} too, which the policy holds back)" if held else ""
+        held = sorted({task.key.split("/")[1] for task in survey.held})
+        note = f" (trains {', '.join(held)} too, which the policy holds back)" if held else ""
         domains = behind - {ALL}
         command = materialize_command(domain=min(domains) if len(domains) == 1 else "")
         commands.append(command + note)
     return commands
+
+
+def _reason(reason: str) -> str:
+    return reason.partition(": rematerialize")[0].partition(": materialize")[0]
 
 
 def _domain(place: Place) -> str:

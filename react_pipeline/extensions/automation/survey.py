@@ -12,7 +12,7 @@ whomever, it is taken. It reads manifests and never hashes an artifact: the step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -23,7 +23,7 @@ import pandas as pd
 
 from react_pipeline import __version__
 from react_pipeline.extensions.automation.extension import AutomationConfig
-from react_pipeline.failures import Failure, open_checks, read_failure
+from react_pipeline.failures import Failure, Kind, open_checks, read_failure
 from react_pipeline.lineage import fresh, is_current, look_outside, parents_of, resolve
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.stage import ALL, STAGES, Place, Stage, left_out_stages
@@ -51,16 +51,16 @@ class State(StrEnum):
     HELD = "held"
     """Outdated, itself or something before it, and the policy keeps it so."""
     FAILED = "failed"
-    """Not available: building or checking it, or something before it, has failed."""
+    """Not available: building it, or something before it, has failed."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One artifact to build.
+    """One artifact to build, or held back.
 
     Attributes:
         key: `all`, a domain's slug, or `<domain>/<method>`.
-        reason: Why it is out of date.
+        reason: Why it is out of date; of a held one, why it stays so.
         inputs: Digest of all that it would be built from, and of this package's version, which may
             cure what failed: equal digests, equal work.
     """
@@ -68,7 +68,7 @@ class Task:
     stage: str
     key: str
     reason: str
-    inputs: str
+    inputs: str = ""
 
     @property
     def place(self) -> Place:
@@ -101,8 +101,8 @@ def survey(project: Project, slugs: Sequence[str], judge: Judge = _unless_failed
             readable.append(slug)
         except InputError as error:
             found.unreadable[slug] = str(error)
-    for place in places(project, readable):
-        found.look_at(place)
+    for stage, key in places(project, readable):
+        found.look_at(stage, key)
     return found
 
 
@@ -139,24 +139,28 @@ class Survey:
 
     Attributes:
         tasks: What to ask for now, in the order of the data.
+        waiting: What could be built and is not asked for now, with the answer of the `Judge`.
+        failed: What failed with today's inputs, or must not be built on what failed a check.
+        held: What the policy holds back, with the reason.
         states: Of every place that is kept up.
-        reasons: Why a place is not fresh, or was not renewed; not of what waits for others.
         unreadable: Domains left out, with the reason.
     """
 
     project: Project
     judge: Judge
     tasks: list[Task] = field(default_factory=list)
+    waiting: dict[Task, str] = field(default_factory=dict)
+    failed: dict[Task, Failure] = field(default_factory=dict)
+    held: list[Task] = field(default_factory=list)
     states: dict[Place, State] = field(default_factory=dict)
-    reasons: dict[Place, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
-    _checked: set[Place] = field(default_factory=set)
+    _checks: dict[Place, dict[str, str | None]] = field(default_factory=dict)
+    _judged: dict[Task, State] = field(default_factory=dict)
     _results: dict[Place, list[Place]] = field(default_factory=dict)
     """Places by stage and domain, and by stage and `all`."""
 
-    def look_at(self, place: Place) -> None:
+    def look_at(self, stage: str, key: str) -> None:
         """Find the state of a place, after those of its parents."""
-        stage, key = place
         row, slug = STAGES[stage], key.split("/")[0]
         try:
             state = self._gathered(row, key) if row.gathers else self._made(row, key)
@@ -165,14 +169,14 @@ class Survey:
             # it.
             self.unreadable[slug] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
-        self.states[place] = state
+        self.states[stage, key] = state
         for of in {slug, ALL}:
-            self._results.setdefault((stage, of), []).append(place)
+            self._results.setdefault((stage, of), []).append((stage, key))
 
     def _made(self, row: Stage, key: str) -> State:
         stage = row.name
         parents = parents_of(self.project, stage, key).values()
-        if blocked := self._blocked(parents):
+        if blocked := _joined([self.states.get(one, State.FAILED) for one in parents]):
             return blocked
         look = look_outside(self.project, stage, key)
         artifact = None
@@ -184,25 +188,14 @@ class Survey:
         except _OUTDATED as error:
             reason = str(error)
         inputs = resolve(self.project, stage, key)
+        seen = look.seen if look else ""
+        task = _task(stage, key, reason, [inputs.fingerprint, seen])
         if row.scope == "trained" and (why := self._keeps(inputs, reason)):
-            self.reasons[stage, key] = why
+            self.held.append(Task(stage, key, why))
             return State.HELD
-        for parent in inputs.parents.values():
-            self._require_checks(parent)
-        if blocked := self._blocked(parents):
-            return blocked
-        state = self._ask(stage, key, reason, [inputs.fingerprint, look.seen if look else ""])
+        state = self._due(task, inputs.parents.values())
         # The previous corpus is still a corpus.
         return State.FRESH if artifact and state is State.FAILED else state
-
-    def _blocked(self, before: Iterable[Place]) -> State | None:
-        """Return what follows for a place from those before it; None if all of them are fresh."""
-        states = {self.states.get(place, State.FAILED) for place in before}
-        if State.HELD in states:
-            return State.HELD
-        if states & {State.DUE, State.WAITING}:
-            return State.WAITING
-        return State.FAILED if State.FAILED in states else None
 
     def _keeps(self, inputs: Inputs, reason: str) -> str:
         """Why the policy of training keeps a checkpoint as it is; "" if it does not."""
@@ -233,48 +226,29 @@ class Survey:
             )
         return ""
 
-    def _require_checks(self, parent: Artifact) -> None:
-        """Count an artifact, from which something would be built, as failed if a blocking check has
-        failed; ask for it where one was not evaluated, as it is reused then.
-        """
-        place = parent.stage, parent.key
-        if place in self._checked:  # many trainings share a parent
-            return
-        self._checked.add(place)
-        if not (checks := open_checks(self.project, parent)):
-            return
-        check, problem = next(iter(checks.items()))
-        what = f"{check} of {parent.stage}"
-        if problem is None:
-            reason = f"{what} was not evaluated"
-            self.states[place] = self._ask(*place, reason, parent.fingerprint)
-        else:
-            self.states[place] = State.FAILED
-            self.reasons[place] = f"{what} has failed: {problem}"
-
     def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""
         stage = row.name
-        results = [place for one in row.gathers for place in self._results.get((one, key), [])]
-        states = {self.states[place] for place in results}
-        shown = [one for one in results if not (row.compares and one[1].endswith("/base"))]
-        if not any(self.states[place] is State.FRESH for place in shown):
-            return self._blocked(results) or State.FAILED
-        if states & {State.DUE, State.WAITING}:
+        names = [place for one in row.gathers for place in self._results.get((one, key), [])]
+        states = [self.states[name] for name in names]
+        shown = [name for name in names if not (row.compares and name[1].endswith("/base"))]
+        if not any(self.states[name] is State.FRESH for name in shown):
+            return _joined(states) or State.FAILED
+        if State.DUE in states or State.WAITING in states:
             return State.WAITING
         # A comparison does not need what was never built; an older result would drop out of it.
-        held = [place for place in results if self.states[place] is State.HELD]
+        held = [name for name, state in zip(names, states, strict=True) if state is State.HELD]
         if row.scope != "all" and any(map(self._current, held)):
             return State.HELD
         try:
             is_current(self.project, stage, key)
         except _OUTDATED as error:
-            there = {"/".join(place): self._current(place) for place in results}
-            gathered = {name: one.fingerprint if one else "" for name, one in there.items()}
+            results = {"/".join(name): self._current(name) for name in names}
+            gathered = {name: one.fingerprint if one else "" for name, one in results.items()}
             today = error.today if isinstance(error, StaleArtifact) else ""
             identity = row.identity(self.project, key)
             inputs = [identity, row.version, gathered, str(error), today]
-            return self._ask(stage, key, str(error), inputs)
+            return self._due(_task(stage, key, str(error), inputs))
         return State.FRESH
 
     def _current(self, place: Place) -> Artifact | None:
@@ -283,15 +257,51 @@ class Survey:
         except (MissingArtifact, CorruptArtifact):
             return None
 
-    def _ask(self, stage: str, key: str, reason: str, inputs: Any) -> State:
-        """Judge what can be built now."""
-        task = Task(stage, key, reason, hash_value([stage, key, inputs, __version__]))
-        failure = read_failure(self.project, task.place)
-        if failure and failure.inputs != task.inputs:
-            failure = None
-        why = self.judge(task, failure)
-        if why is None:
-            self.tasks.append(task)
-        self.reasons[task.place] = why or (failure.text if failure else reason)
-        # What waits for a person or an hour keeps no comparison of others waiting.
-        return State.FAILED if failure or why else State.DUE
+    def _due(self, task: Task, parents: Iterable[Artifact] = ()) -> State:
+        """Ask for a task, unless a blocking check of a parent has not passed. One that was not
+        evaluated is asked for, with its artifact, which is reused.
+        """
+        for parent in parents:
+            place = (parent.stage, parent.key)
+            if place not in self._checks:  # many trainings share a parent
+                self._checks[place] = open_checks(self.project, parent)
+            for check, problem in self._checks[place].items():
+                what = f"{check} of {parent.stage}"
+                if problem is not None:
+                    text = f"not asked for: {what} has failed: {problem}"
+                    self.failed[task] = Failure(task.inputs, Kind.LASTING, text)
+                    self.waiting[task] = text
+                    return State.FAILED
+                again = Task(*place, f"{what} was not evaluated", parent.fingerprint)
+                return State.FAILED if self._ask(again) is State.FAILED else State.WAITING
+        return self._ask(task)
+
+    def _ask(self, task: Task) -> State:
+        """Judge a task, once."""
+        if task not in self._judged:
+            failure = read_failure(self.project, task.place)
+            if failure and failure.inputs == task.inputs:
+                self.failed[task] = failure
+            else:
+                failure = None
+            why = self.judge(task, failure)
+            if why is None:
+                self.tasks.append(task)
+            else:
+                self.waiting[task] = why
+            # What waits for a person or an hour keeps no comparison of others waiting.
+            self._judged[task] = State.FAILED if failure or why else State.DUE
+        return self._judged[task]
+
+
+def _task(stage: str, key: str, reason: str, inputs: Any) -> Task:
+    return Task(stage, key, reason, hash_value([stage, key, inputs, __version__]))
+
+
+def _joined(states: Collection[State]) -> State | None:
+    """What follows for a place from those before it; None if all of them are fresh."""
+    if State.HELD in states:
+        return State.HELD
+    if State.DUE in states or State.WAITING in states:
+        return State.WAITING
+    return State.FAILED if State.FAILED in states else None

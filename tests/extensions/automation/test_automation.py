@@ -145,9 +145,7 @@ def test_a_process_that_ends_before_its_checks_passes_none(
     assert "FAILED retrieved_set shapes" in made
     assert not [place for place in made if "customized_checkpoint shapes" in place]
     monkeypatch.undo()
-    found = survey(kept_up, ["shapes"])
-    assert found.states["retrieved_set", "shapes"] is State.DUE
-    assert "was not evaluated" in found.reasons["retrieved_set", "shapes"]
+    assert survey(kept_up, ["shapes"]).states["retrieved_set", "shapes"] is State.FRESH
 
 
 def test_a_check_that_is_gone_with_its_extension_blocks_nothing(kept_up: Project) -> None:

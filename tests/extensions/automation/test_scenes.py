@@ -16,6 +16,7 @@ import pytest
 from support.scenes import Scene
 from support.upkeep import METHODS, build_all, change_pipeline, edit_domain
 
+from react_pipeline.assets import TRY_TAG
 from react_pipeline.project import Project
 from react_pipeline.store import ChangedSource, StoreWriteError, TrainingError
 
@@ -210,6 +211,8 @@ def test_what_is_due_again_after_it_was_built_is_asked_for_soon(scene: Scene) ->
     for _ in range(2):
         scene.wait(0.1)
         shutil.rmtree(scene.project.config.store / "customized_checkpoint")
+        (asked,) = scene.ask()
+        assert asked.tags[TRY_TAG] == "1"
         assert CHECKPOINT in scene.play()
 
 
