@@ -7,6 +7,7 @@ Does not belong here: any kind (`kinds`), reading a tar (`shards`), remembering 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ def publish_pairs(
 
     Args:
         content: The identity of the images and captions, as JSON, such as names and digests.
-        pairs: Read only if no artifact of this identity is there. What is `Skipped` is counted by
-            its reason, and the first ones of each are in `skipped.parquet` (source, reason).
+        pairs: Read only if no artifact of this identity is there. `Skipped` samples are counted by
+            reason; the first of each are listed in `skipped.parquet` (source, reason).
 
     Raises:
         CorpusError: If there is no pair.
@@ -103,7 +104,8 @@ def publish_pairs(
         (staging / SHARDS).mkdir()
         if not (count := pack(progress(usable(), "copying pairs", "pair"), staging / SHARDS)):
             raise CorpusError(
-                f"corpus: no pair in its {project.config.corpus.noun}"
+                f"corpus: no pair in its {project.config.corpus.noun}; "
+                + project.config.corpus.next_step
                 + "".join(f"; skipped: {source}, {reason}" for source, reason in named[:1])
             )
         if named:
@@ -204,13 +206,25 @@ def shard_digests(kind: CorpusConfig, artifact: Artifact) -> dict[ShardLocation,
         names = sorted(name for name in files if name.startswith(f"{SHARDS}/"))
         return {artifact.path / name: files[name]["sha256"] for name in names}
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
-    rest = iter(locate_shards(kind))
+    rest = iter(_located(kind, artifact.fingerprint))
     shards: dict[ShardLocation, str] = {}
-    for name, digest in zip(table["name"], table["sha256"], strict=True):
-        if (shard := next((one for one in rest if _name(one) == name), None)) is None:
+    for name, size, digest in table[["name", "bytes", "sha256"]].itertuples(index=False):
+        if (shard := next((one for one in rest if _may_be(one, name, size)), None)) is None:
             raise ChangedSource(_changed(name))
         shards[shard] = digest
     return shards
+
+
+@lru_cache(maxsize=4)
+def _located(kind: Webdataset, _fingerprint: str) -> list[ShardLocation]:
+    """Ask buckets once in a process, not for every set of pairs."""
+    return locate_shards(kind)
+
+
+def _may_be(location: ShardLocation, name: str, size: int) -> bool:
+    return _name(location) == name and (
+        isinstance(location, str) or location.stat().st_size == size
+    )
 
 
 def checked_shards(

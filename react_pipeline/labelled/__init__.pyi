@@ -4,6 +4,7 @@ from .kind import Unavailable as Unavailable
 from .kind import described as described
 from .kind import read_file as read_file
 from .kind import require_folder as require_folder
+from .labelled import PublishedImages as PublishedImages
 from .labelled import count_images as count_images
 from .labelled import encode_images as encode_images
 from .labelled import preprocessing as preprocessing

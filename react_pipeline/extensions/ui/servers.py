@@ -175,8 +175,11 @@ class Group:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             # So that runs of MLflow and of Dagster link to one another; behind a proxy the operator
             # has set its addresses.
-            **{VARIABLES[name]: url for name, url in self._addresses.items()},
             **os.environ,
+            **{
+                VARIABLES[name]: os.environ.get(VARIABLES[name]) or url
+                for name, url in self._addresses.items()
+            },
             HOME_VARIABLE: str(home),
             CONFIG_VARIABLE: str(project.path),
         }
@@ -242,15 +245,23 @@ def listen_to_signals() -> None:
 
 
 def watch(servers: Sequence[Server]) -> None:
-    """Return only when Dagster has ended. Without MLflow's page all runs go on.
+    """Return only when Dagster has ended; the end of MLflow, which no run needs, is a warning.
 
     Raises:
         ReactError: Saying how Dagster ended.
     """
+    ended: set[str] = set()
     while True:
         for server in servers:
             if server.name.startswith("dagster"):
                 _require_running(server)
+            elif server.name not in ended and server.process.poll() is not None:
+                ended.add(server.name)
+                logger.warning(
+                    "%s. Dagster and its runs are not affected; for this page start "
+                    "`react-pipeline ui` again",
+                    _how_it_ended(server),
+                )
         time.sleep(WATCH_SECONDS)
 
 
