@@ -9,6 +9,7 @@ daemon.
 """
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -39,6 +40,8 @@ from react_pipeline.project import (
 )
 from react_pipeline.store import InputError, ReactError, lock
 from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking
+
+logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 """Neither server asks for a password, so neither is opened to the network."""
@@ -253,14 +256,17 @@ def watch(servers: Sequence[Server]) -> None:
     ended: set[str] = set()
     while True:
         for server in servers:
-            if server.name.startswith("dagster"):
+            if server.name in ended:
+                continue
+            try:
                 _require_running(server)
-            elif server.name not in ended and server.process.poll() is not None:
+            except ReactError as error:
+                if server.name.startswith("dagster"):
+                    raise
                 ended.add(server.name)
                 logger.warning(
-                    "%s. Dagster and its runs are not affected; for this page start "
-                    "`react-pipeline ui` again",
-                    _how_it_ended(server),
+                    "%s. Dagster and its runs go on; for this page start `react-pipeline ui` again",
+                    error,
                 )
         time.sleep(WATCH_SECONDS)
 
