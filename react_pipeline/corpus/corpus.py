@@ -7,6 +7,7 @@ Does not belong here: any kind (`kinds`), reading a tar (`shards`), remembering 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -222,9 +223,11 @@ def _located(kind: Webdataset, _fingerprint: str) -> list[ShardLocation]:
 
 
 def _may_be(location: ShardLocation, name: str, size: int) -> bool:
-    return _name(location) == name and (
-        isinstance(location, str) or location.stat().st_size == size
-    )
+    if isinstance(location, str) or _name(location) != name:
+        return _name(location) == name
+    with suppress(FileNotFoundError):
+        return location.stat().st_size == size
+    return False
 
 
 def checked_shards(
