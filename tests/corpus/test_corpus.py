@@ -111,6 +111,18 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
         next(corpus_parts(project.store, project.config.corpus, after))
 
 
+def test_an_added_shard_of_the_same_name_is_no_shard_of_the_corpus(
+    make_project: MakeProject, drawings: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "tars"
+    shutil.copytree(drawings / "shards", home / "b")
+    project = make_project(corpus={"shards": [str(home / "*" / "*.tar")]})
+    corpus = publish_corpus(project)
+    (home / "a").mkdir()
+    write_shard(home / "a" / "00000.tar", {"k": pair("circle", "red", 0)})
+    assert places(project, corpus) == sorted((home / "b").glob("*.tar"))
+
+
 def test_local_and_remote_shards_make_one_corpus_in_order_given(
     make_project: MakeProject, server: ShardServer, drawings: Path
 ) -> None:
