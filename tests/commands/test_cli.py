@@ -206,7 +206,8 @@ def test_prune_removes_what_nothing_current_was_made_from(indexed_project: Proje
     assert not left.exists() and not vectors.exists()
     left.mkdir()
     assert run("prune")[0] == 0 and left.exists()
-    assert run("prune", "--keep-hours", "0")[0] == 0 and not left.exists()
+    # Another host may hold it.
+    assert run("prune", "--keep-hours", "0")[0] == 0 and left.exists()
 
 
 def test_doctor_reports_what_is_there_and_what_is_missing(

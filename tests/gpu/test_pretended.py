@@ -187,7 +187,8 @@ def test_each_step_computes_on_the_gpu(pair: tuple[Lineage, Lineage]) -> None:
         method = METHODS.get(step.partition("/")[2])
         if method and not method.has_model:
             continue  # what a head is fitted to and measured on may be encoded already
-        assert bool(operations) == step.startswith(COMPUTING), step
+        computing = operations.keys() - {"detach"}  # of weights, whose digest is taken
+        assert bool(computing) == step.startswith(COMPUTING), step
         assert there.made[step].counts.get("device", "cuda") == "cuda"
     # Only the search among the vectors of the corpus takes the largest of many.
     assert there.operations["retrieved_set shapes"]["topk"]

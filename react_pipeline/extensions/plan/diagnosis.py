@@ -138,7 +138,7 @@ def _encoders(project: Project) -> list[Finding]:
 
 def _corpus(project: Project) -> list[Finding]:
     corpus = project.config.corpus
-    detail = f"{corpus.noun}: {len(corpus.sources())}"
+    detail = f"{corpus.kind}: {len(corpus.sources())} {corpus.noun}"
     return [Finding("corpus", "ok", detail)]
 
 

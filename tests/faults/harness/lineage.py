@@ -16,6 +16,7 @@ from conftest import DOMAINS, write_checkpoint, write_project
 from open_clip.model import CLIP
 from support.drawings import write_corpus, write_evaluation_folder
 
+from react_pipeline import settings
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
 from react_pipeline.store import CURRENT, MANIFEST, ReactError
@@ -25,7 +26,7 @@ TASKS = [
     (stage.name, key)
     for stage in STAGES.values()
     if stage.group not in ("benchmark", "dense")
-    for key in stage.keys([SLUG], METHODS)
+    for key in stage.keys([SLUG], {name: settings.METHODS[name] for name in METHODS})
 ]
 
 
