@@ -105,8 +105,8 @@ def _compare(
     total: int,
     answers: Sequence[Mapping[str, int]],
 ) -> Header:
-    """Return the head of the log of two models, by the class ids that each gives of `total`
-    pictures those that can be read.
+    """Return the head of the log of two models, from the class ids that each model gives to the
+    readable ones of `total` pictures.
     """
     ids, other_ids = answers
     readable = [name for name in ids if name in other_ids]

@@ -247,7 +247,7 @@ def predict_shards(
     when it is called again; a shard that cannot be read is a line of the ledger.
 
     Args:
-        arguments: With which the tasks load `classifier`.
+        arguments: Arguments with which each task loads `classifier`.
 
     Raises:
         InputError: If the source is not made of shards, or the folder holds something else.

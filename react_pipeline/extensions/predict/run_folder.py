@@ -41,7 +41,7 @@ class Options:
         column: Of a table of pictures.
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
-        is_lenient: Of a truncated picture, the part that is there is used.
+        is_lenient: Truncated pictures are used as far as they decode.
         distributor: Where shards are labelled.
     """
 
