@@ -152,6 +152,7 @@ def _run(
         # The precision that `auto` came to is measured, so a run that resumes keeps it.
         precision = choose_precision(classifier.precision, clip.device)
         precision = record.setdefault("precision", precision)
+        record["column"] = options.column  # `labels export` finds the pictures again
         write_record(output, record)
         parts = encode_pictures(clip, pictures, folder, precision, options)
         if options.transductive:
