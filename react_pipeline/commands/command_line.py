@@ -30,7 +30,19 @@ Config = Annotated[
     ),
 ]
 Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
-Person = Annotated[str, typer.Option("--by", default_factory=getpass.getuser, help="Who decides.")]
+
+
+def _person_name(given: str) -> str:
+    """Return a name in one line, else the user of the system."""
+    return " ".join(given.split()) or getpass.getuser()
+
+
+Person = Annotated[
+    str,
+    typer.Option(
+        "--by", default_factory=getpass.getuser, callback=_person_name, help="Who decides."
+    ),
+]
 
 
 def load_project(

@@ -190,8 +190,8 @@ def in_processes(
     title: str,
     remedy: str,
 ) -> Iterator[Any]:
-    """Yield the results of a function, in the order of its items, which take turns in processes:
-    one for each of `environments`, the variables that it has besides those of this process.
+    """Yield the function's result for each item, in order. Items are dealt in turn to one process
+    for each of `environments`: its variables besides those of this process.
 
     Raises:
         CorpusError: If a process dies, with the remedy.

@@ -32,6 +32,8 @@ transfer.
 SMALLEST_FETCH_BYTES = 32 << 10
 LARGEST_FETCH_BYTES = 8 << 20
 
+_CREDENTIALS = "the credentials of the environment (public buckets: AWS_SKIP_SIGNATURE=true)"
+
 
 class Identity(NamedTuple):
     """Identifies a remote shard, so that a changed one is noticed.
@@ -186,16 +188,13 @@ def _client(shard: str) -> Iterator[tuple[Any, Any, str]]:
             "name those"
         ) from error
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-        raise CorpusError(
-            f"{shard}: access is refused; check the credentials of the environment"
-        ) from error
+        raise CorpusError(f"{shard}: access is refused; check {_CREDENTIALS}") from error
     except (exceptions.BaseError, ValueError) as error:
         words = " ".join(str(error).partition("Debug source")[0].split())[:300]
         passes = "retries" in words or "response body" in words
         kind = SourceUnavailable if passes else CorpusError
         raise kind(
-            f"{shard}: cannot be read ({words}); check the address, the network, and the "
-            "credentials of the environment"
+            f"{shard}: cannot be read ({words}); check the address, the network, and {_CREDENTIALS}"
         ) from error
 
 

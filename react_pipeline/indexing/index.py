@@ -48,8 +48,8 @@ def build_index(project: Project) -> Artifact:
 
     Small corpora are searched exactly. For others the configured key is built, or one that suits
     rows and memory, and tuned to `target_recall`; `reason` in the counts says why it is that key,
-    and what fell short. A side that a killed build had finished is kept. A corpus may have ready
-    indices instead.
+    and what fell short. A side that a killed build had finished is kept. If the corpus brings its
+    own indices, they are linked instead.
 
     Raises:
         InputError: If the key fits neither the vectors nor the machine, or as from `link_side`.

@@ -149,6 +149,11 @@ class CorpusConfig(Kind):
         return False
 
     @property
+    def links_vectors(self) -> bool:
+        """Whether the vectors that are there are linked as they are, and take no disk."""
+        return False
+
+    @property
     def encodes_captions(self) -> bool:
         """Whether captions have no vectors yet."""
         return not self.has_vectors

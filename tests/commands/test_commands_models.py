@@ -8,12 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import typer
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from support.commands import call_in_words
 from support.promotion import copy_measured, measured_folder, outcomes, result
 from support.upkeep import edit
+from typer.testing import CliRunner
 
+from react_pipeline.commands.command_line import Person
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.chain import standing
 from react_pipeline.promotion.decision import decide
@@ -105,3 +108,20 @@ def test_what_cannot_be_promoted_takes_one_line_and_exit_code_2(project: Project
     ):
         code, _, reported = run(*arguments)
         assert code == 2 and words in reported, reported
+
+
+@pytest.mark.parametrize(
+    ("by", "person"),
+    [([], "system"), (["--by", " "], "system"), (["--by", "Ann\n Lee "], "Ann Lee")],
+)
+def test_who_decides_is_a_name_in_one_line_or_the_user_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, by: list[str], person: str
+) -> None:
+    monkeypatch.setenv("LOGNAME", "system")
+    app = typer.Typer()
+
+    @app.command()
+    def show(by: Person) -> None:
+        print(by)
+
+    assert CliRunner().invoke(app, by).stdout == f"{person}\n"

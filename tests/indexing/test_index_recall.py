@@ -11,8 +11,9 @@ from support.vectors import read_vectors
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding import StoredVectors
 from react_pipeline.indexing import draw_queries
-from react_pipeline.indexing.build import Queries, compare
+from react_pipeline.indexing.build import Queries, compare, tune_and_measure
 from react_pipeline.project import Project
+from react_pipeline.settings import IndexConfig
 
 ROWS, WIDTH = 1_000, 16
 ALL = slice(None)
@@ -70,3 +71,17 @@ def test_hits_as_similar_as_the_exact_ones_are_equally_right(publish: Publish) -
     same = np.tile(np.eye(1, 8, dtype=np.float32), (50, 1))
     stored, queries = StoredVectors(publish(same, same), "image"), Queries(np.array([0]), same[:1])
     assert compare(Missing(same, 30), stored, queries, 1)(10, ALL) == 1.0
+
+
+@pytest.mark.parametrize(("target", "nprobe"), [(0.1, 1), (1.0, 6)])
+def test_tuning_ends_where_the_target_is_reached_or_all_cells_are_searched(
+    embeddings: Any, target: float, nprobe: int
+) -> None:
+    stored, queries = StoredVectors(embeddings, "image"), draw_queries(embeddings, 30)
+    index = faiss.index_factory(WIDTH, "IVF6,PQ2x4", faiss.METRIC_INNER_PRODUCT)
+    vectors = read_vectors(embeddings, "image")
+    index.train(vectors)
+    index.add(vectors)
+    measured = tune_and_measure(index, IndexConfig(target_recall=target), stored, queries, 1)
+    assert (measured["parameters"], index.nprobe) == (f"nprobe={nprobe}", nprobe)
+    assert (measured["tuned_recall"] >= target) == (target < 1)

@@ -60,7 +60,7 @@ class DrawnCorpus(ListedCorpus):
     kind: Literal["demo"] = "demo"
 
     noun: ClassVar[str] = "packages"
-    next_step: ClassVar[str] = "react-pipeline demo"
+    next_step: ClassVar[str] = "react-pipeline demo         runs the domains that are there"
 
     def identity(self) -> dict[str, Any]:
         """Return the kind; the packages are the content."""

@@ -85,26 +85,32 @@ def _require_new(to: Path) -> None:
 
 def _read_run(folder: Path) -> tuple[Mapping[str, Sequence[Path]], int]:
     """Return the pictures of a finished run by class, and how many are `unknown`."""
+    from react_pipeline.extensions.predict import find_pictures
     from react_pipeline.use import UNKNOWN
 
     try:
-        classes = read_json_bounded(folder / "run.json")["classes"]
+        run = read_json_bounded(folder / "run.json")
+        source, classes, column = run["source"], run["classes"], run.get("column", "path")
         table = pq.read_table(folder / "predictions.parquet", columns=["path", "predicted"])
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise InputError(
             f"{folder}: no finished run of `react-pipeline predict` ({error}); run it first"
         ) from error
+    found, _ = find_pictures(source, column)
+    files = {picture.name: picture.path for picture in found if picture.member is None}
     pictures: dict[str, list[Path]] = {}
     left_out = 0
     for name, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        if not Path(name).is_file():
+        path = files.get(name)
+        if not isinstance(path, Path) or not path.is_file():
             raise InputError(
-                f"{name}: no picture file any more; only predictions of files can be exported"
+                f"{name}: no picture file of {source} any more; only predictions of files can be "
+                "exported"
             )
         if label == UNKNOWN and UNKNOWN not in classes:
             left_out += 1
         else:
-            pictures.setdefault(label, []).append(Path(name))
+            pictures.setdefault(label, []).append(path)
     if not pictures:
         raise InputError(f"{folder}: no picture has a class; predict with a lower --threshold")
     return pictures, left_out

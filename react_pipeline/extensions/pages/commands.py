@@ -132,8 +132,7 @@ def judge(
     Every answer is on the disk before the next picture is shown, and the same command resumes. The
     interval is valid whenever you stop.
     """
-    named = {candidate or "base", against} - {"champion"}
-    project = load_project(config, [domain], sorted(named))
+    project = load_project(config, [domain])
     from react_pipeline.extensions.predict import require_source
 
     require_source(source)

@@ -37,7 +37,7 @@ from react_pipeline.extensions.predict import Picture, find_pictures, hash_pictu
 from react_pipeline.project import Project
 from react_pipeline.settings import trained_methods
 from react_pipeline.store import Artifact, InputError, canonical_json
-from react_pipeline.use import chosen_checkpoint
+from react_pipeline.use import CHAMPION, chosen_checkpoint
 
 
 def prepare_log(
@@ -58,15 +58,19 @@ def prepare_log(
         report: Called with a line on what happens.
 
     Raises:
-        InputError: If there are no pictures, or candidate and other are the same model.
+        InputError: If there are no pictures or no such model, or candidate and other are the same.
         MissingArtifact: If a model was never built.
         StaleArtifact: If a model was built from other inputs than today's.
     """
     trained = trained_methods(project.config.all_methods)
     names = [name for name in project.config.methods if name in trained]
     first = HEADLINE_METHOD if HEADLINE_METHOD in names else next(iter(names), HEADLINE_METHOD)
-    named = candidate or first, against
-    models = [chosen_checkpoint(project, slug, name)[0] for name in named]
+    named = {"--candidate": candidate or first, "--against": against}
+    choices = (CHAMPION, *project.config.all_methods)
+    for option, name in named.items():
+        if name not in choices:
+            raise InputError(f"{option} {name!r}: choose from {', '.join(choices)}")
+    models = [chosen_checkpoint(project, slug, name)[0] for name in named.values()]
     one, other = map(side_of, models)
     if one == other:
         raise InputError(
@@ -105,8 +109,8 @@ def _compare(
     total: int,
     answers: Sequence[Mapping[str, int]],
 ) -> Header:
-    """Return the head of the log of two models, by the class ids that each gives of `total`
-    pictures those that can be read.
+    """Return the head of the log of two models, from the class ids that each model gives to the
+    readable ones of `total` pictures.
     """
     ids, other_ids = answers
     readable = [name for name in ids if name in other_ids]

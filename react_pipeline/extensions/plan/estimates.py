@@ -198,7 +198,8 @@ def _embeddings(sums: Sums) -> Step:
     waits = sums.settings.images_wait
     images = 0 if waits or corpus.has_vectors else rows
     fetches = images and corpus.is_listed and corpus.fetches_images
-    row_bytes = (2 if waits else 4) * sums.retrieval.dimension + METADATA_BYTES
+    sides = 0 if corpus.links_vectors else 1 if waits else 2
+    row_bytes = 2 * sides * sums.retrieval.dimension + METADATA_BYTES
     batch, embedding = None, sums.settings.embedding
     if images or corpus.encodes_captions:
         at_once = embedding.batch_size if sums.machine.gpus else CPU_IMAGES

@@ -38,7 +38,7 @@ class Part:
     """Encoded pictures.
 
     Attributes:
-        names: Of the N pictures that can be used.
+        names: Names of the N usable pictures.
         vectors: Their unit vectors (N, D).
         ledger: What cannot be used.
     """

@@ -152,6 +152,7 @@ def _run(
         # The precision that `auto` came to is measured, so a run that resumes keeps it.
         precision = choose_precision(classifier.precision, clip.device)
         precision = record.setdefault("precision", precision)
+        record["column"] = options.column  # `labels export` finds the pictures again
         write_record(output, record)
         parts = encode_pictures(clip, pictures, folder, precision, options)
         if options.transductive:
@@ -247,7 +248,7 @@ def predict_shards(
     when it is called again; a shard that cannot be read is a line of the ledger.
 
     Args:
-        arguments: With which the tasks load `classifier`.
+        arguments: Arguments with which each task loads `classifier`.
 
     Raises:
         InputError: If the source is not made of shards, or the folder holds something else.

@@ -41,7 +41,7 @@ class Options:
         column: Of a table of pictures.
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
-        is_lenient: Of a truncated picture, the part that is there is used.
+        is_lenient: Truncated pictures are used as far as they decode.
         distributor: Where shards are labelled.
     """
 
@@ -56,18 +56,22 @@ class Options:
 
 
 def require_output(output: Path) -> None:
-    """Refuse a place that is no folder or holds other files; nothing is created.
+    """Refuse a place that cannot be written or holds other files; nothing is created.
 
     Raises:
         InputError: Naming it.
     """
+    others = False
     try:
         # Hidden files may be those of a run that has just begun.
         others = any(path.name[0] != "." for path in output.iterdir())
     except FileNotFoundError:
-        return
+        pass
     except OSError as error:
         raise InputError(f"{output}: {error.strerror}; {_REMEDY}") from error
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"{output}: no right to write to {existing}; {_REMEDY}")
     if others and not _record(output):
         raise InputError(f"{output}: holds other files; {_REMEDY}")
 

@@ -242,6 +242,11 @@ class ReadyEmbeddings(TableColumns):
         return True
 
     @property
+    def links_vectors(self) -> bool:
+        """Whether the layout has `.npy` files of images and captions."""
+        return self.layout == "clip-retrieval"
+
+    @property
     def encodes_captions(self) -> bool:
         """Whether the layout has vectors of images alone."""
         from react_pipeline.extensions.sources.ready_layout import LAYOUTS

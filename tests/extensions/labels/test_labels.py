@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -68,6 +69,26 @@ def test_a_picture_that_is_gone_is_named(predictions: Path, tmp_path: Path) -> N
     sorted((tmp_path / "photos").rglob("*.png"))[0].unlink()
     assert "no picture file" in run("export", predictions, "--to", tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_the_files_are_found_by_the_source_of_the_run(
+    retrieved_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture = encode(draw(SHAPES[0], COLOURS[0], 7))
+    for name in (b"caf\xe9.png", b"plain.png"):
+        (photos / os.fsdecode(name)).write_bytes(picture)
+    (tmp_path / "table.csv").write_text("file\nphotos/plain.png\n")
+    classifier = Classifier.load("shapes", "base", config=retrieved_project.path, device="cpu")
+    monkeypatch.chdir(tmp_path)
+    for source, output in (("photos", "out"), ("table.csv", "listed")):
+        predict_pictures(classifier, source, Path(output), Options(workers=0, column="file"))
+    assert not run("export", "out", "--to", "to")
+    assert [path.read_bytes() for path in Path("to").rglob("*.png")] == [picture, picture]
+    assert not run("export", "listed", "--to", "to-listed")
+    monkeypatch.chdir(photos)
+    assert "run where it is" in run("export", tmp_path / "out", "--to", tmp_path / "other")
 
 
 def test_names_of_classes_make_harmless_folders() -> None:

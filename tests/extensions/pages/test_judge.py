@@ -92,17 +92,23 @@ def test_the_same_pictures_resume_and_others_begin_anew(project: Project, pictur
 
 
 @pytest.mark.parametrize(
-    ("candidate", "against", "error"),
+    ("candidate", "against", "error", "words"),
     [
-        (GATED, GATED, InputError),
-        (GATED, "nothing", InputError),
-        ("locked-text", "base", MissingArtifact),
+        (GATED, GATED, InputError, "with itself"),
+        (GATED, "nothing", InputError, "--against 'nothing': choose from champion, base, "),
+        ("nothing", "champion", InputError, "--candidate 'nothing': choose from champion, base, "),
+        ("locked-text", "base", MissingArtifact, "locked-text"),
     ],
 )
 def test_models_that_cannot_be_compared_are_refused(
-    project: Project, pictures: Path, candidate: str, against: str, error: type[Exception]
+    project: Project,
+    pictures: Path,
+    candidate: str,
+    against: str,
+    error: type[Exception],
+    words: str,
 ) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match=words):
         prepared(project, pictures, candidate, against)
 
 

@@ -62,6 +62,15 @@ def test_sums_are_those_by_hand(tiny_project: Project) -> None:
     assert embeddings.gpu_hours is None
 
 
+@pytest.mark.parametrize(("layout", "sides"), [("clip-retrieval", 0), ("datacomp-b32", 2)])
+def test_linked_vectors_take_no_disk(
+    make_project: Callable[..., Project], layout: str, sides: int
+) -> None:
+    corpus = {"kind": "embeddings", "embeddings": "laion", "layout": layout}
+    embeddings = steps_of(make_project(corpus=corpus), 1_000)["corpus_embeddings"]
+    assert embeddings.disk == 1_000 * (2 * sides * 32 + 200)
+
+
 @pytest.mark.parametrize(
     ("more", "stages"),
     [

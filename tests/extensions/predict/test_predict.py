@@ -244,6 +244,19 @@ def test_unusable_pictures_are_counted_and_others_unchanged(
     assert ledger(tmp_path / "none") == [("text.jpg", "not_an_image")]
 
 
+def test_a_place_without_the_right_to_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--output"):
+        run_folder.require_output(tmp_path / "file" / "out")
+    # Root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+    with pytest.raises(InputError, match=r"right to write.*--output"):
+        run_folder.require_output(tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_folder_that_another_run_writes_to_is_refused(predict: Predict, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--output"):
         run_folder.require_output(tmp_path / ("x" * 300))
