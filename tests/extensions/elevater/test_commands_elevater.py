@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.commands import assert_loads_no_torch
-from support.elevater import write_elevater
+from support.elevater import png, write_elevater
 
 from react_pipeline.clip import publish_base
 from react_pipeline.commands.cli import main
@@ -108,4 +108,7 @@ def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path:
 
 
 def test_a_check_loads_no_torch(tmp_path: Path) -> None:
+    image = tmp_path / "imagenet-1k" / "val" / "tench" / "a.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(png(0, "a"))
     assert_loads_no_torch("elevater", "check", ".", cwd=tmp_path)
