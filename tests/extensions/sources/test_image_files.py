@@ -163,7 +163,10 @@ def test_a_link_out_of_its_folder_is_counted_and_not_followed(make: Make, tmp_pa
         ({"caption": ["x"]}, "no column of images"),
         ({"image": [b"x"]}, "no column 'caption'"),
         ({"image": [None], "caption": ["x"]}, "no column of images"),
-        ({"jpg": [b""], "caption": ["x"]}, "no pair in its folders and files; .*; skipped: row 0 of"),
+        (
+            {"jpg": [b""], "caption": ["x"]},
+            "no pair in its folders and files; .*; skipped: row 0 of",
+        ),
     ],
 )
 def test_a_table_without_pairs_is_refused(
