@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,9 +103,13 @@ def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path:
     ):
         code, _, reported = run("retrieval", str(file), str(tmp_path), *arguments)
         assert code == 2 and words in reported, reported
-    (tmp_path / "red.png").unlink()
+    (tmp_path / "red.png").write_bytes(b"x")
     code, _, reported = run("retrieval", str(file), str(tmp_path))
     assert code == 2 and "1 of 3 images cannot be used" in reported
+    (tmp_path / "red.png").unlink()
+    shutil.rmtree(tiny_project.config.store)  # the images are looked for before the model
+    code, _, reported = run("retrieval", str(file), str(tmp_path))
+    assert code == 2 and "1 of 3 images are missing" in reported and "red.png" in reported
 
 
 def test_a_check_loads_no_torch(tmp_path: Path) -> None:
