@@ -7,7 +7,11 @@ puts there.
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from react_pipeline.store import InputError
 
 DISTRIBUTION = "react-pipeline"
 EXTRAS = {
@@ -35,3 +39,20 @@ def installed_file(package: str, *parts: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or ()) if spec else ()
     return next((path for folder in folders if (path := Path(folder, *parts)).is_file()), None)
+
+
+@cache
+def open_clip_metadata() -> Any:
+    """Run the one module of open_clip that is plain data, ImageNet's class names and CLIP's 80
+    prompts, and return it.
+
+    Raises:
+        InputError: If open_clip is not installed.
+    """
+    path = installed_file("open_clip", "zero_shot_metadata.py")
+    spec = importlib.util.spec_from_file_location("_zero_shot_metadata", path) if path else None
+    if spec is None or spec.loader is None:
+        raise InputError("ImageNet's class names come with open_clip_torch, which is not installed")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

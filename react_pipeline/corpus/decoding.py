@@ -50,7 +50,7 @@ def decode_apart(data: bytes, max_pixels: int, *, is_lenient: bool = False) -> I
     processor time: this one if it is a worker of `load_batches`, else one for all threads.
 
     Args:
-        is_lenient: Of a truncated file, give the part that is there.
+        is_lenient: Truncated files are used as far as they decode.
 
     Raises:
         BadImage: As `decode_image`, or with reason `too_slow` or `killed_decoder`.

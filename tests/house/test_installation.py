@@ -13,7 +13,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from react_pipeline.installation import install_command
+from react_pipeline import installation
+from react_pipeline.installation import install_command, open_clip_metadata
+from react_pipeline.store import InputError
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".txt", ".sh", ".in", ".cfg", ".html"}
@@ -86,3 +88,9 @@ def test_no_text_installs_it_by_name() -> None:
 
 def test_a_message_names_no_package_of_an_index() -> None:
     assert not by_name(install_command("demo"))
+
+
+def test_names_of_imagenet_need_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "installed_file", lambda *_: None)
+    with pytest.raises(InputError, match="open_clip_torch"):
+        open_clip_metadata.__wrapped__()

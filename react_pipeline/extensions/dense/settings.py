@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, field_validator, model_validator
 
+from react_pipeline.installation import open_clip_metadata
 from react_pipeline.settings import Name, Section
 
 SCENE_TEMPLATES = (
@@ -58,16 +59,17 @@ class DenseSet:
 
 @cache
 def dense_sets() -> Mapping[str, DenseSet]:
-    """Return the table, `sets.json`, by name, with prompts: CLIP's 80 and a few more."""
+    """Return the table, `sets.json`, by name, without prompts."""
     rows = Path(__file__).with_name("sets.json").read_bytes()
-    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds
+    return {row.name: row for row in TypeAdapter(list[DenseSet]).validate_json(rows)}
 
-    imagenet = [write("{}") for write in OPENAI_IMAGENET_TEMPLATES]
-    templates = {"detection": ("{}.", *imagenet), "segmentation": (*imagenet, *SCENE_TEMPLATES)}
-    return {
-        row.name: replace(row, templates=templates[row.task])
-        for row in TypeAdapter(list[DenseSet]).validate_json(rows)
-    }
+
+def _with_prompts(entry: DenseSet) -> DenseSet:
+    """Return a set of the table with CLIP's 80 prompts and a few more."""
+    imagenet = [write("{}") for write in open_clip_metadata().OPENAI_IMAGENET_TEMPLATES]
+    detection = entry.task == "detection"
+    templates = ("{}.", *imagenet) if detection else (*imagenet, *SCENE_TEMPLATES)
+    return replace(entry, templates=templates)
 
 
 class OwnDenseSet(Section):
@@ -137,5 +139,5 @@ class DenseConfig(Section):
 
     def sets(self, slug: str) -> list[DenseSet]:
         """Return the sets to measure one domain's models on."""
-        table = dense_sets()
-        return [*(table[name] for name in self.datasets), *(own.of(slug) for own in self.own)]
+        known = [_with_prompts(dense_sets()[name]) for name in self.datasets]
+        return [*known, *(own.of(slug) for own in self.own)]

@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from react_pipeline.installation import install_command, installed_file
+from react_pipeline.installation import install_command, installed_file, open_clip_metadata
 from react_pipeline.settings import did_you_mean
 from react_pipeline.store import InputError
 
@@ -99,9 +99,7 @@ class Dataset:
     def _texts(self, source: str, places: tuple[str, str, str], count: int) -> Any:
         here, attribute, file_name = places
         if source == _OPEN_CLIP:
-            import open_clip  # takes seconds
-
-            texts = getattr(open_clip, attribute)
+            texts = getattr(open_clip_metadata(), attribute)
         elif source == _HERE:
             texts = read_data(here).get(self.name, ())
         else:

@@ -31,11 +31,11 @@ def encode(
     *,
     squash: bool = False,
 ) -> NDArray[np.float32]:
-    """Return unit vectors (N, D) of images. Of truncated files the part that is there is used.
+    """Return unit vectors (N, D) of images. Truncated files are used as far as they decode.
 
     Args:
-        config: For `embedding.worker_count` and `corpus.max_pixels`.
-        folder: Keeps what is encoded for another call, after a kill.
+        config: For batch size and workers of `embedding`, and `corpus.max_pixels`.
+        folder: Keeps what is encoded for another call, after a kill; the vectors are a file there.
         squash: Images are resized to a square without a crop.
 
     Raises:
@@ -45,8 +45,10 @@ def encode(
     workers, max_pixels = config.embedding.worker_count, config.corpus.max_pixels
     options = Options(workers=workers, max_pixels=max_pixels, is_lenient=True)
     preprocess = preprocessing(clip, squash=squash)
-    vectors = []
-    for part in encode_pictures(clip, pictures, folder, EVALUATION_PRECISION, options, preprocess):
+    precision, size = EVALUATION_PRECISION, config.embedding.batch_size
+    parts = encode_pictures(clip, pictures, folder, precision, options, preprocess, size)
+    vectors, start = _array(folder, (len(pictures), clip.dimension)), 0
+    for part in parts:
         if part.ledger:
             problems = [
                 f"{name}: no usable image ({why} {more})" for name, why, more in part.ledger
@@ -55,8 +57,16 @@ def encode(
                 f"{len(problems)} of {len(pictures):,} images cannot be used; fix or replace these "
                 f"files\n{list_problems(problems)}"
             )
-        vectors.append(part.vectors)
-    return np.concatenate(vectors)
+        vectors[start : start + len(part.vectors)] = part.vectors
+        start += len(part.vectors)
+    return vectors
+
+
+def _array(folder: Path | None, shape: tuple[int, int]) -> NDArray[np.float32]:
+    if folder is None:
+        return np.empty(shape, np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, shape)
 
 
 def load_images(

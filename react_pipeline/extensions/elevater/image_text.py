@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from react_pipeline.extensions.predict import Picture
+from react_pipeline.labelled import list_problems
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, method_key
@@ -140,6 +141,11 @@ def measure_recall(
     from .encoding import encode
 
     require_encoder(project, method)
+    if missing := [name for name in captioned.images if not (folder / name).is_file()]:
+        raise InputError(
+            f"{folder}: {len(missing)} of {len(captioned.images)} images are "
+            f"missing\n{list_problems(missing)}"
+        )
     place = (CUSTOMIZED_CHECKPOINT, method_key(slug, method)) if slug else (BASE_CHECKPOINT,)
     clip = load_model(project, {place[0]: fresh(project, *place)})
     pictures = [Picture(name, folder / name) for name in captioned.images]

@@ -1,4 +1,4 @@
-"""The images of one split of a data set: the picture, its label, a digest of it all.
+"""The images of one split of a data set: the picture, its label, and a digest of both.
 
 A module for each layout returns a `Listing`; `readers` joins its classes with the table's.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from react_pipeline.corpus import BadImage, decode_apart
 from react_pipeline.extensions.predict import Picture
 from react_pipeline.labelled import Unavailable
-from react_pipeline.store import InputError, read_bounded
+from react_pipeline.store import CorpusError, InputError, read_bounded
 
 from .datasets import Dataset
 
@@ -85,17 +85,21 @@ def digests_below(read: Callable[..., Any], root: Path, *place: Any) -> frozense
 
 
 def read_picture(picture: Picture) -> bytes:
-    """Return the bytes of an image file; an InputError if it is gone or too large."""
+    """Return the bytes of an image file; an InputError if it or its shard is gone, cut or too
+    large.
+    """
     try:
         return picture.read()
     except BadImage as error:
         raise InputError(f"{picture.name}: {error}; replace the file") from error
+    except CorpusError as error:  # its text ends with advice for a corpus
+        raise InputError(f"{picture.path}: cannot be read; copy the shard again") from error
 
 
 def decode_picture(picture: Picture, max_pixels: int, *, is_lenient: bool = False) -> Image.Image:
     """Decode an image, RGB, as `corpus.decode_apart`; an InputError if there is none."""
     try:
-        return decode_apart(picture.read(), max_pixels, is_lenient=is_lenient)
+        return decode_apart(read_picture(picture), max_pixels, is_lenient=is_lenient)
     except BadImage as error:
         raise InputError(
             f"{picture.name}: no usable image ({error}); fix or replace the file"

@@ -19,7 +19,7 @@ from react_pipeline.labelled import list_problems
 from react_pipeline.store import CorpusError, InputError
 
 from .datasets import Dataset
-from .images import Listing, read_lines
+from .images import Listing, read_lines, read_picture
 
 _MOST_LABEL_BYTES = 1 << 20
 
@@ -82,7 +82,7 @@ def _label(path: Path, sample: Sample, entry: Dataset) -> Any:
     member = sample.members.get("npy" if entry.multilabel else "cls")
     if member is None or member.size_bytes > _MOST_LABEL_BYTES:
         return None
-    data = Picture(sample.key, path, member).read()
+    data = read_picture(Picture(sample.key, path, member))
     try:
         if not entry.multilabel:
             label = int(data.decode("ascii"))

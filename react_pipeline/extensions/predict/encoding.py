@@ -75,6 +75,7 @@ def encode_pictures(
     precision: str,
     options: Options,
     preprocess: Any = None,
+    batch_size: int = 0,
 ) -> Iterator[Part]:
     """Yield the encoded pictures in their order, part by part; of no pictures one part.
 
@@ -84,6 +85,7 @@ def encode_pictures(
         precision: As `embedding.precision`.
         options: Their `workers` (0: this process decodes), `max_pixels` and `is_lenient`.
         preprocess: One of open_clip's, instead of the model's own.
+        batch_size: Pictures encoded at once; 0: as many as suit the device.
 
     Raises:
         ReactError: If a vector is not finite, or a shard cannot be read.
@@ -91,7 +93,7 @@ def encode_pictures(
     encoder = Encoder(clip, precision, rows=len(pictures))
     to_tensor = Pixels(preprocess) if preprocess else encoder.to_tensor
     decoder = Decoder(methodcaller("read"), to_tensor, options.max_pixels, options.is_lenient)
-    size = CPU_BATCH if clip.device == "cpu" else GPU_BATCH
+    size = batch_size or (CPU_BATCH if clip.device == "cpu" else GPU_BATCH)
 
     def encode(some: Sequence[Picture]) -> Part:
         batches = [some[start : start + size] for start in range(0, len(some), size)] or [some]

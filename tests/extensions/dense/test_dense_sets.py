@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,12 @@ from PIL import Image
 from support.dense import CLASSES, IDS, OWN, SIDE, instances, write_sets
 
 from react_pipeline.extensions.dense.sets import read_dense_set
-from react_pipeline.extensions.dense.settings import DenseConfig, DenseSet, dense_sets
+from react_pipeline.extensions.dense.settings import (
+    SCENE_TEMPLATES,
+    DenseConfig,
+    DenseSet,
+    dense_sets,
+)
 from react_pipeline.labelled import Unavailable
 from react_pipeline.store import InputError
 
@@ -150,6 +157,21 @@ def test_values_of_coco_stuff_are_its_171_classes(tmp_path: Path) -> None:
     assert ids == [[0, 78, 79, 80, 170, 255, 255]]
     names = [entry.class_names[number] for number in ids[0][:5]]
     assert names == ["person", "hair drier", "toothbrush", "banner", "wood"]
+
+
+def test_prompts_of_the_table_depend_on_the_task() -> None:
+    boxes, maps = DenseConfig(datasets=("coco-80", "coco-stuff-171")).sets("shapes")
+    assert boxes.templates[0] == "{}." and len(boxes.templates) == 81
+    assert maps.templates[-5:] == SCENE_TEMPLATES and len(maps.templates) == 85
+    assert boxes.templates[1:] == maps.templates[:80]
+
+
+def test_a_configuration_with_sets_of_the_table_loads_no_torch() -> None:
+    code = (
+        "import sys; from react_pipeline.extensions.dense.settings import DenseConfig\n"
+        "DenseConfig(datasets=('coco-80',)).sets('shapes'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_open_vocabulary_split_drops_ungrouped_classes(root: Path) -> None:

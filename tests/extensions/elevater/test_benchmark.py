@@ -161,6 +161,23 @@ def test_a_kill_costs_only_what_was_not_finished(
     assert set(rows_of(artifact)["dataset"]) == {"mnist", "fer-2013"}
 
 
+def test_images_are_encoded_in_batches_of_the_configuration(
+    make_project: Callable[..., Project], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elevater = {"root": str(data), "datasets": ["mnist"]}
+    project = make_project(elevater=elevater, embedding={"batch_size": 8})
+    publish_base(project)
+    encode, sizes = Encoder.images, []
+
+    def counted(self: Encoder, batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        return encode(self, batch)
+
+    monkeypatch.setattr(Encoder, "images", counted)
+    publish_features(project, "shapes", "base")
+    assert sizes == [8, 8, 4]
+
+
 def test_shots_are_measured_by_both_protocols_for_each_seed(
     project_on: Callable[..., Project],
 ) -> None:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from support.commands import assert_loads_no_torch
-from support.elevater import write_elevater
+from support.elevater import png, write_elevater
 
 from react_pipeline.clip import publish_base
 from react_pipeline.commands.cli import main
@@ -102,10 +103,17 @@ def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path:
     ):
         code, _, reported = run("retrieval", str(file), str(tmp_path), *arguments)
         assert code == 2 and words in reported, reported
-    (tmp_path / "red.png").unlink()
+    (tmp_path / "red.png").write_bytes(b"x")
     code, _, reported = run("retrieval", str(file), str(tmp_path))
     assert code == 2 and "1 of 3 images cannot be used" in reported
+    (tmp_path / "red.png").unlink()
+    shutil.rmtree(tiny_project.config.store)  # the images are looked for before the model
+    code, _, reported = run("retrieval", str(file), str(tmp_path))
+    assert code == 2 and "1 of 3 images are missing" in reported and "red.png" in reported
 
 
 def test_a_check_loads_no_torch(tmp_path: Path) -> None:
+    image = tmp_path / "imagenet-1k" / "val" / "tench" / "a.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(png(0, "a"))
     assert_loads_no_torch("elevater", "check", ".", cwd=tmp_path)

@@ -15,6 +15,7 @@ from support.elevater import Trap, png
 
 from react_pipeline.extensions.elevater import digests
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data
+from react_pipeline.extensions.elevater.images import read_picture
 from react_pipeline.extensions.elevater.readers import join_names, read_dataset
 from react_pipeline.extensions.elevater.settings import TestImages
 from react_pipeline.labelled import Unavailable
@@ -230,6 +231,11 @@ def test_a_shard_that_is_cut_or_missing_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match="1.tar.*copy the shard again"):
         read_dataset(tmp_path, "cifar-10", "test")
+    write_webdataset(tmp_path)
+    images = read_dataset(tmp_path, "cifar-10", "test")
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="1.tar: cannot be read; copy the shard again"):
+        read_picture(images.pictures[-1])
     path.unlink()
     with pytest.raises(InputError, match=r"says 2, but these are missing\n  1.tar"):
         read_dataset(tmp_path, "cifar-10", "test")
