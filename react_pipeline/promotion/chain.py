@@ -1,8 +1,8 @@
 """The chain of verdicts: what a decision considers, and how its verdict follows the last one.
 
-Of several hosts one decides what follows a verdict: the fingerprint of that one before is all that
-decides a verdict's own, and of one fingerprint the store publishes one artifact. Who comes second
-decides again. Everybody who finds a verdict that follows the current one makes it current, so no
+Of several hosts one decides what follows a verdict: a verdict's fingerprint depends only on the
+verdict before it, and the store publishes one artifact per fingerprint. Who comes second decides
+again. Everybody who finds a verdict that follows the current one makes it current, so no
 process that ends in between holds up the domain. The current artifact of the stage `promotion`
 names the champion, whether MLflow is up or not.
 
@@ -235,10 +235,18 @@ class _InputsAfter(Inputs):
     def fingerprint(self) -> str:
         return _fingerprint_after(self.key, self.last)
 
+    @property
+    def slug(self) -> str:
+        # A killed decision leaves its files to nobody who decides otherwise.
+        return f"{super().slug}--{hash_value(self.identity)}"
+
 
 def _publish(case: Case, judgement: Judgement) -> Artifact:
     verdict = _next(case, judgement)
-    content = {"results": case.seen(case.result_of(verdict.champion))}
+    content = {
+        "results": case.seen(case.result_of(verdict.champion)),
+        "verdict": hash_value(verdict.model_dump(mode="json")),
+    }
     parents = _parents(case, verdict)
     inputs = resolve(case.project, PROMOTION, case.slug, parents=parents, content=content)
     return case.project.store.build(

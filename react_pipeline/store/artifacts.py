@@ -134,14 +134,12 @@ class Artifact:
         try:
             for anew in (False, True):
                 folder = self.store.backend.fetch(self.prefix, names, anew=anew)
-                names = [
-                    name
-                    for name in names
-                    if known_sha256(folder, folder / name) != self.files[name]["sha256"]
-                ]
+                names = [name for name in names if not self._is_whole(folder, name)]
                 if not names:
                     return folder
-            problem = f"the bytes of {min(names)} differ from the manifest"
+            wrong = min(names)
+            how = "differ from the manifest" if (folder / wrong).exists() else "are gone"
+            problem = f"the bytes of {wrong} {how}"
         except FileNotFoundError as error:
             problem = f"{error.filename or error} is gone"
         except OSError as error:
@@ -152,6 +150,11 @@ class Artifact:
         if self.store.read(f"{self.place}/{MANIFEST}") is None:
             raise self.store.missing(self.place)
         raise self.condemned(problem)
+
+    def _is_whole(self, folder: Path, name: str) -> bool:
+        with suppress(FileNotFoundError):  # a copy that was pruned, and is fetched anew
+            return known_sha256(folder, folder / name) == str(self.files[name]["sha256"])
+        return False
 
     def remember(self) -> None:
         """Remember that its files on this machine are as they were published."""

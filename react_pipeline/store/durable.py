@@ -203,7 +203,7 @@ def known_sha256(folder: Path, path: Path) -> str:
     if seen != stamp:
         digest = sha256_of(path)
         if _identity(folder, path) == (name, stamp):  # nobody wrote to it meanwhile
-            remember(folder, {path: digest})
+            _write_known(folder, {name: (stamp, digest)})
     return digest
 
 
@@ -213,6 +213,10 @@ def remember(folder: Path, digests: Mapping[Path, str]) -> None:
     for path, digest in digests.items():
         name, stamp = _identity(folder, path)
         found[name] = stamp, digest
+    _write_known(folder, found)
+
+
+def _write_known(folder: Path, found: Mapping[str, tuple[str, str]]) -> None:
     _known(folder).update(found)
     with suppress(OSError), (folder / DIGESTS).open("a") as lines:  # a store that may only be read
         lines.write(json.dumps(found) + "\n")

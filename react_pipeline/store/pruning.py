@@ -125,7 +125,7 @@ def _remove(store: Store, artifact: Artifact, oldest: float) -> bool:
     def is_current() -> bool:
         return store.pointer(artifact.stage, artifact.key) == artifact.fingerprint
 
-    entries = store.backend.entries(artifact.place)
+    entries = store.backend.entries(artifact.place, until=MANIFEST)
     if is_current() or any(entry.path == path and entry.time > oldest for entry in entries):
         return False
     if store.read(path) != content:

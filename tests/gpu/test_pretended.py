@@ -185,8 +185,8 @@ def test_each_step_computes_on_the_gpu(pair: tuple[Lineage, Lineage]) -> None:
     there, _ = pair
     for step, operations in there.operations.items():
         method = METHODS.get(step.partition("/")[2])
-        if method and not method.has_model:
-            continue  # what a head is fitted to and measured on may be encoded already
+        if method and (not method.has_model or step == "domain_results shapes/base"):
+            continue  # what a head is fitted to, and what the base encodes, may be encoded already
         computing = operations.keys() - {"detach"}  # of weights, whose digest is taken
         assert bool(computing) == step.startswith(COMPUTING), step
         assert there.made[step].counts.get("device", "cuda") == "cuda"

@@ -32,7 +32,7 @@ def map_figures(
     Args:
         maps: For each image the true and the predicted class ids (H, W); `IGNORED` pixels of the
             truth are not counted.
-        names: Of the classes.
+        names: Class names, in the order of class ids.
 
     Returns:
         `miou`, over the classes that have an IoU, and `pixel_accuracy`; nothing where no pixel
@@ -84,13 +84,27 @@ def box_figures(
     return figures, {name: float(row.mean()) for name, row in by_class if row.max() > -1}
 
 
-def _evaluate(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> COCOeval:
+def proposal_figures(
+    truth: Mapping[str, Any], proposals: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Return the part of all true boxes that one of the first 100 or 1,000 proposals overlaps by
+    half, of any class.
+    """
+    limits = [1, 100, 1_000]
+    recall = _evaluate(truth, proposals, useCats=0, maxDets=limits).eval["recall"][0, 0, 0]
+    return {f"proposal_recall_{limits[place]}": float(recall[place]) for place in (1, 2)}
+
+
+def _evaluate(
+    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], **params: Any
+) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         loaded = COCO()
         loaded.dataset = {**truth, "info": {}}
         loaded.createIndex()
         results = loaded.loadRes([dict(box) for box in detections]) if detections else COCO()
         evaluated = COCOeval(loaded, results, "bbox")
+        vars(evaluated.params).update(params)
         evaluated.evaluate()
         evaluated.accumulate()
     return evaluated

@@ -162,7 +162,7 @@ class _Measurer:
         import torch
 
         from .detection import Detector, boxes_of_file, coco_rows, true_boxes
-        from .measures import box_figures
+        from .measures import box_figures, proposal_figures
 
         detector = Detector(self.clip, images.class_names, prompts)
         is_file = source == "file"
@@ -171,13 +171,20 @@ class _Measurer:
         def detect(position: int, image: Image.Image) -> list[Any]:
             return [part.cpu().numpy() for part in detector(image, *propose(position))]
 
-        found = []
+        found, proposed = [], []
         for position, arrays in enumerate(self._predicted(images, source, detect)):
             found += coco_rows(images, position, *map(torch.from_numpy, arrays))
+            boxes, objectness = propose(position)
+            if objectness is not None:
+                classes = torch.zeros(len(boxes), dtype=torch.int64)
+                proposed += coco_rows(images, position, boxes, objectness, classes)
         (directory / "detections").mkdir(exist_ok=True)
         path = directory / "detections" / f"{images.entry.name}--{source}.json"
         path.write_text(json.dumps(found))
-        return box_figures(images.truth, found, images.entry.groups)
+        figures, by_class = box_figures(images.truth, found, images.entry.groups)
+        if figures and is_file:
+            figures |= proposal_figures(images.truth, proposed)
+        return figures, by_class
 
     def _maps(self, images: MapImages, prompts: list[str], source: str) -> Figures:
         from .maps import Segmenter

@@ -53,17 +53,17 @@ class _Pixels(Picture):
         return buffer.getvalue()
 
 
-def list_original(root: Path, entry: Dataset, split: str) -> Listing:
-    """List a split as torchvision's class for this data set finds it.
+def list_original(root: Path, entry: Dataset, split: str) -> Listing | None:
+    """List a split as torchvision's class for this data set finds it; None if the root holds none
+    of the data set.
 
     Raises:
-        Unavailable: If the root holds none of it, torchvision has no such split, or its files are
-            missing.
+        Unavailable: If torchvision has no such split, or its files are missing.
         InputError: If torchvision finds them damaged.
     """
     layout = entry.original
     if layout is None or not (root / layout["folder"]).is_dir():
-        raise Unavailable(f"no copy of it in {root}")
+        return None
     where, theirs = root / layout["folder"], f"torchvision's {layout['torchvision']}"
     if split not in layout["splits"]:
         raise Unavailable(f"{where} ({theirs}) has no split {split!r}")

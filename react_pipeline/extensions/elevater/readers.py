@@ -62,7 +62,8 @@ def list_folder(root: Path, entry: Dataset, split: str) -> Listing | None:
 def read_dataset(root: Path, name: str, split: str) -> LabelledImages:
     """Read one split of one data set: which images it has, where their bytes are, and their labels.
 
-    No image is decoded. Layouts are tried in turn; the first that holds the split is taken.
+    No image is decoded. Layouts are tried in turn; the first that holds the whole split is
+    taken.
 
     Args:
         root: Folder of image folders, of clip-benchmark's tar shards, or of torchvision's data; a
@@ -75,16 +76,15 @@ def read_dataset(root: Path, name: str, split: str) -> LabelledImages:
     entry = dataset(name)
     if split not in entry.sizes:
         raise Unavailable(f"{name} has no split {split!r}")
-    try:
-        listing = (
-            list_folder(root, entry, split)
-            or list_shards(root, entry, split)
-            or list_original(root, entry, split)
-        )
-    except Unavailable as error:
-        raise Unavailable(
-            f"{name}, split {split}: {error.reason}. Get it from {entry.homepage}"
-        ) from error
+    listing, missing = None, []
+    for list_images in (list_folder, list_shards, list_original):
+        try:
+            listing = listing or list_images(root, entry, split)
+        except Unavailable as error:
+            missing.append(error.reason)
+    if listing is None:
+        what = "; ".join(missing) or f"no copy of it in {root}"
+        raise Unavailable(f"{name}, split {split}: {what}. Get it from {entry.homepage}")
     ids = join_names(entry, listing.names, listing.where)
     labels, count = np.asarray(listing.labels), len(listing.pictures)
     if not count or len(labels) != count:

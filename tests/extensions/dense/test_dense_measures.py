@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from react_pipeline.extensions.dense.measures import box_figures, map_figures
+from react_pipeline.extensions.dense.measures import box_figures, map_figures, proposal_figures
 
 IDS = (1, 4, 9, 30)
 BOXES = [
@@ -45,6 +45,12 @@ def test_all_right_detections_are_1_and_none_are_0() -> None:
     assert box_figures(TRUTH, FOUND, {})[0] == pytest.approx({"ap": 1, "ap50": 1})
     assert box_figures(TRUTH, [], {})[0] == {"ap": 0, "ap50": 0}
     assert box_figures({**TRUTH, "annotations": []}, FOUND[:1], {})[0] == {}
+
+
+def test_recall_of_proposals_counts_boxes_of_any_class() -> None:
+    proposals = [{**box, "category_id": IDS[0]} for box in FOUND[::2]]
+    recalls = {"proposal_recall_100": 6 / 11, "proposal_recall_1000": 6 / 11}
+    assert proposal_figures(TRUTH, proposals) == pytest.approx(recalls)
 
 
 def test_iou_by_hand_with_ignored_pixels_and_absent_classes() -> None:

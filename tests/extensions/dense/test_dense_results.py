@@ -56,6 +56,9 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
     made = publish_dense(project, "shapes", "base")
     boxes, masks = made.counts["detection"], made.counts["segmentation"]
     assert boxes.keys() >= {"boxes.truth.ap", "boxes.truth.ap50", "boxes.file.ap"}
+    assert boxes["boxes.file.proposal_recall_100"] == 1.0
+    assert boxes["boxes.file.proposal_recall_1000"] == 1.0
+    assert not any(name.startswith("boxes.truth.proposal") for name in boxes)
     assert set(masks) == {"masks.map.miou", "masks.map.pixel_accuracy"}
     assert 0 < masks["masks.map.pixel_accuracy"] < 1
     # What is published are the detections that the figures were computed of.

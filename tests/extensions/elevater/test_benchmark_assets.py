@@ -11,13 +11,13 @@ from mlflow import MlflowClient
 from support.elevater import write_elevater
 from support.launch import dagster_home, metadata_of
 
+from react_pipeline import settings
 from react_pipeline.assets import ProjectResource, to_partition_key
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import materialize, open_instance, plan
 from react_pipeline.extensions.elevater.assets import count_pairs
 from react_pipeline.extensions.elevater.features import digests_of_test_images
 from react_pipeline.project import Project
-from react_pipeline.settings import METHODS, Method
 from react_pipeline.store import Inputs
 
 DATASETS = ["fer-2013", "mnist", "dtd"]
@@ -60,8 +60,8 @@ def test_a_launch_builds_checks_shows_and_compares_the_benchmark(
     assert mean == pytest.approx(rows["delta"].mean())
 
 
-def chosen(*names: str) -> dict[str, Method]:
-    return {name: METHODS[name] for name in names}
+def chosen(*names: str) -> dict[str, settings.Method]:
+    return {name: settings.METHODS[name] for name in names}
 
 
 def test_no_method_beside_the_base_no_comparison_with_it() -> None:

@@ -215,6 +215,17 @@ def test_voc_2007_has_many_classes_an_image_and_no_difficult(tmp_path: Path) -> 
     assert images.labels.tolist() == [[name in ("dog", "person") for name in names], [0] * 20]
 
 
+def test_a_complete_copy_is_found_beside_incomplete_shards(tmp_path: Path) -> None:
+    write(tmp_path / "dtd/test/0.tar", b"")
+    with pytest.raises(Unavailable, match=r"nshards\.txt is missing"):
+        read_dataset(tmp_path, "dtd", "test")
+    write_dtd(tmp_path, list(dataset("dtd").class_names))
+    assert read_dataset(tmp_path, "dtd", "test").layout == "torchvision"
+    (tmp_path / "dtd/dtd/labels/test1.txt").unlink()
+    with pytest.raises(Unavailable, match=r"nshards\.txt is missing; .*test1\.txt"):
+        read_dataset(tmp_path, "dtd", "test")
+
+
 def test_a_listed_image_that_is_gone_is_named(tmp_path: Path) -> None:
     write_dtd(tmp_path, list(dataset("dtd").class_names))
     images = read_dataset(tmp_path, "dtd", "test")
