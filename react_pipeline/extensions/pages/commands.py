@@ -18,6 +18,7 @@ from react_pipeline.commands import (
     print_table,
 )
 from react_pipeline.extensions.predict import Source
+from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.pages.server import Board
@@ -133,6 +134,10 @@ def judge(
     interval is valid whenever you stop.
     """
     project = load_project(config, [domain])
+    choices = ("champion", *project.config.all_methods)
+    for option, name in (("--candidate", candidate or "base"), ("--against", against)):
+        if name not in choices:
+            raise InputError(f"{option} {name!r}: choose from {', '.join(choices)}")
     from react_pipeline.extensions.predict import require_source
 
     require_source(source)

@@ -37,7 +37,7 @@ from react_pipeline.extensions.predict import Picture, find_pictures, hash_pictu
 from react_pipeline.project import Project
 from react_pipeline.settings import trained_methods
 from react_pipeline.store import Artifact, InputError, canonical_json
-from react_pipeline.use import CHAMPION, chosen_checkpoint
+from react_pipeline.use import chosen_checkpoint
 
 
 def prepare_log(
@@ -65,12 +65,8 @@ def prepare_log(
     trained = trained_methods(project.config.all_methods)
     names = [name for name in project.config.methods if name in trained]
     first = HEADLINE_METHOD if HEADLINE_METHOD in names else next(iter(names), HEADLINE_METHOD)
-    named = {"--candidate": candidate or first, "--against": against}
-    choices = (CHAMPION, *project.config.all_methods)
-    for option, name in named.items():
-        if name not in choices:
-            raise InputError(f"{option} {name!r}: choose from {', '.join(choices)}")
-    models = [chosen_checkpoint(project, slug, name)[0] for name in named.values()]
+    named = candidate or first, against
+    models = [chosen_checkpoint(project, slug, name)[0] for name in named]
     one, other = map(side_of, models)
     if one == other:
         raise InputError(

