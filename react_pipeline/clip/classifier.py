@@ -80,7 +80,7 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
 
 
 def prompt_vectors(clip: Clip, prompts: Sequence[str]) -> Tensor:
-    """Encode prompts to unit vectors (N, D), equal ones once, as `Clip.encode_texts` does."""
+    """Encode prompts to unit vectors (N, D); a process encodes equal prompts once."""
     if not len(prompts):
         return clip.encode_texts(prompts)
     inputs = clip.tokenize(prompts).numpy().tobytes()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from react_pipeline.store.durable import fsync, link_or_copy, remove, sha256_of, write_atomically
+from react_pipeline.store.durable import fsync, link_or_copy, remove, sha256_of
 
 MANIFEST = "manifest.json"
 CURRENT = "current"
@@ -61,16 +61,19 @@ class Folder:
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object; a reader finds the old one or the new one."""
-        write_atomically(self.home / path, data)
+        self._write(path, data, os.replace)
 
     def create(self, path: str, data: bytes) -> None:
         """Write an object unless there is one."""
+        with suppress(FileExistsError):
+            self._write(path, data, link_or_copy)
+
+    def _write(self, path: str, data: bytes, name: Callable[[Path, Path], None]) -> None:
         temporary = temporary_in(self.home)
         try:
             temporary.write_bytes(data)
             fsync(temporary)
-            with suppress(FileExistsError):
-                self._place(temporary, self.home / path, link_or_copy)
+            self._place(temporary, self.home / path, name)
         finally:
             temporary.unlink(missing_ok=True)
 

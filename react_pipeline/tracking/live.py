@@ -67,8 +67,8 @@ class LiveRun(TrainingObserver):
         inputs = self._inputs
         if inputs is None or time.monotonic() - self._written < PAUSE_SECONDS:
             return
-        self._written = time.monotonic()
         self._tracking.ask(lambda: self._write(inputs))
+        self._written = time.monotonic()
         if steps := inputs.config.get("steps"):  # a closed form has none
             done = f"step {int(record['step']) + 1} of {steps}: loss {record['loss']:.4g}"
             if "images_per_second" in record:
@@ -80,7 +80,7 @@ class LiveRun(TrainingObserver):
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if (inputs := self._inputs) is not None:
-            self._tracking.ask(lambda: self._close(inputs, error))
+            self._tracking.ask(lambda: self._close(inputs, error), anew=error is not None)
 
     def _write(self, inputs: Inputs) -> None:
         """Write what waits to the run, which the first call that MLflow answers opens; nothing if

@@ -111,11 +111,11 @@ class Tracking(Runs):
     def _place(self) -> tuple[str, str]:
         return self.uri, self.experiment
 
-    def ask(self, question: Callable[[], Answer]) -> Answer | None:
+    def ask(self, question: Callable[[], Answer], *, anew: bool = False) -> Answer | None:
         """Connect and return the answer to a question; None, with a warning, when MLflow does not
-        answer, or did not a moment ago.
+        answer, or, unless asked `anew`, did not a moment ago.
         """
-        if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
+        if not anew and time.monotonic() < _unreachable_until.get(self.uri, 0.0):
             return None
         try:
             self.connect()
