@@ -80,6 +80,16 @@ def test_a_decision_is_followed_though_its_process_died(
     assert champion(project) == LOCKED
 
 
+def test_files_of_a_decision_that_died_unpublished_serve_no_other(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(project.store.backend), "create", Mock(side_effect=KeyboardInterrupt))
+        promote(project, "shapes", LOCKED, "it is smaller", person="Ann")
+    verdict = Verdict.read(promote(project, "shapes", GATED, "it is better", person="Bob"))
+    assert (verdict.person, verdict.champion.method) == ("Bob", GATED)
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "_*/verdict.json"])
 def test_a_damaged_verdict_takes_no_place(
     project: Project, monkeypatch: pytest.MonkeyPatch, file: str
