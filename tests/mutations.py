@@ -108,7 +108,7 @@ GUARDS = (
     Guard("react_pipeline/store/folder.py", "            fsync((self.home / path).parent)\n", "", DURABLE),
     Guard("react_pipeline/store/store.py", "            fsync_tree(files)\n", "", DURABLE),
     # Published once, and whole
-    Guard("react_pipeline/store/folder.py", "self.home / path, link_or_copy)", "self.home / path, os.replace)", STORE),
+    Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", STORE),
     Guard("react_pipeline/store/store.py", "                artifact.require_files()\n            except", "                pass\n            except", CONDEMNED),
     Guard("react_pipeline/store/store.py", "            if scratch.is_removed:\n                raise removed(scratch.folder)\n            content", "            content", CONDEMNED),
     Guard("react_pipeline/store/store.py", "scratch.begin(next(iter(others), None))", "scratch.begin()", STORE),
@@ -124,7 +124,7 @@ GUARDS = (
     Guard("react_pipeline/store/artifacts.py", 'manifest["format"] == FORMAT', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", ' and named == place', "", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest["digest"] == _digest(rest) and ', "", STORE),
-    Guard("react_pipeline/store/artifacts.py", 'if known_sha256(folder, folder / name) != self.files[name]["sha256"]', "if False", STORE),
+    Guard("react_pipeline/store/artifacts.py", 'return known_sha256(folder, folder / name) == str(self.files[name]["sha256"])', "return True", STORE),
     Guard("react_pipeline/store/artifacts.py", "if error.errno == errno.EIO:", "if False:", STORE),
     Guard("react_pipeline/store/store.py", "if content not in (None, _FORMAT):", "if False:", "store/test_artifacts.py"),
     Guard("react_pipeline/store/durable.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),
@@ -161,6 +161,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/log.py", "if known is None or not known.issuperset(artifact.parents.values()):", "if known is None:", "tracking/test_tracking_registry.py::test_challenger_alias_and_replaced_champion_are_recorded"),
     Guard("react_pipeline/tracking/log.py", "            self.require_answer()\n", "", "faults/test_tracking_unavailable.py::test_a_sync_ends_at_a_server_that_fails_meanwhile"),
     Guard("react_pipeline/tracking/models.py", "        shown = last\n", "        return\n", "tracking/test_tracking_registry.py::test_aliases_show_what_was_decided_while_they_were_written"),
+    Guard("react_pipeline/promotion/chain.py", 'return f"{super().slug}--{hash_value(self.identity)}"', "return super().slug", "promotion/test_chain.py::test_files_of_a_decision_that_died_unpublished_serve_no_other"),
     Guard("react_pipeline/promotion/chain.py", " and not made.reused:", ":", "promotion/test_chain.py::test_a_decision_of_another_host_is_followed"),
     Guard("react_pipeline/promotion/chain.py", "if _make_last_current(project, slug) != case.last and", "_make_last_current(project, slug)\n            if", "promotion/test_chain.py::test_a_verdict_pruned_before_it_is_current_is_made_again"),
     # A stop ends a command
