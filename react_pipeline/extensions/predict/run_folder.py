@@ -61,17 +61,16 @@ def require_output(output: Path) -> None:
     Raises:
         InputError: Naming it.
     """
-    others = False
     try:
+        existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise InputError(
+                f"{output}: {existing} is no folder with the right to write; {_REMEDY}"
+            )
         # Hidden files may be those of a run that has just begun.
-        others = any(path.name[0] != "." for path in output.iterdir())
-    except FileNotFoundError:
-        pass
+        others = output.exists() and any(path.name[0] != "." for path in output.iterdir())
     except OSError as error:
         raise InputError(f"{output}: {error.strerror}; {_REMEDY}") from error
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        raise InputError(f"{output}: no right to write to {existing}; {_REMEDY}")
     if others and not _record(output):
         raise InputError(f"{output}: holds other files; {_REMEDY}")
 
