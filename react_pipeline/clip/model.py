@@ -46,7 +46,7 @@ MOST_KEPT_BYTES = 64 << 20
 """Limit of all that `Clip.once` keeps."""
 
 _results: dict[bytes, Tensor] = {}
-"""What `Clip.once` keeps."""
+"""Results of `Clip.once`, by the digest of tower and inputs."""
 
 TEXT_DIRECTORY = "text"
 """Holds config and tokenizer of a text tower that comes from transformers."""

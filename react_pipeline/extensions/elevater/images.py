@@ -24,7 +24,7 @@ from .datasets import Dataset
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout knows of a split: N pictures, C classes in its own order.
+    """Holds a split as a layout lists it: N pictures, C classes in its own order.
 
     Attributes:
         labels: Positions in `names` (N,), or zeros and ones (N, C) for a multilabel set.

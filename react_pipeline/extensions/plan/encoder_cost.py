@@ -67,7 +67,7 @@ class Batch(NamedTuple):
 
 
 class EncoderCost(NamedTuple):
-    """What an encoder of a project costs on a core of this machine.
+    """Costs of an encoder of a project on a core of this machine.
 
     Attributes:
         architecture: With which memory is counted.

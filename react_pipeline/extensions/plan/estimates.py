@@ -77,7 +77,7 @@ class PlannedDomain(NamedTuple):
 
 
 class Sums:
-    """What every stage's sum needs.
+    """Inputs of the estimates of all stages.
 
     Attributes:
         project, machine, corpus: What is planned, on what, with how many pairs.

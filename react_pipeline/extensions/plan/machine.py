@@ -24,7 +24,7 @@ Bytes = Annotated[int, BeforeValidator(TypeAdapter(ByteSize).validate_python)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Machine:
-    """What decides hours and what fits.
+    """Figures of a machine that decide hours and what fits.
 
     Attributes:
         memory: Bytes.

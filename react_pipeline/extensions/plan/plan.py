@@ -24,7 +24,7 @@ REMEDIES = {
     "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as "
     "OPQ64_512,IVF4096_HNSW32,PQ64x8",
 }
-"""What helps where a stage takes more memory than the machine or a GPU has."""
+"""Remedies by stage, where it takes more memory than the machine or a GPU has."""
 
 
 class Plan(NamedTuple):
