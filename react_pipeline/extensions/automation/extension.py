@@ -24,7 +24,7 @@ class AutomationConfig(Section):
     """What is kept up to date automatically."""
 
     enabled: bool = False
-    schedule: str | None = "0 3 * * *"
+    schedule: str | None = Field(default="0 3 * * *", validate_default=False)
     timezone: str = "UTC"
     interval_seconds: int = Field(default=30, ge=1)
     training: Literal["never", "changed", "always"] = "changed"
@@ -44,10 +44,11 @@ class AutomationConfig(Section):
     @field_validator("schedule")
     @classmethod
     def _schedule_is_a_cron_line(cls, schedule: str | None) -> str | None:
-        from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
-
         if schedule is None:
             return None
+        # Not in the light installation, in which the default is not checked.
+        from croniter import croniter  # type: ignore[import-untyped, unused-ignore]
+
         try:
             if len(schedule.split()) != 5:
                 raise ValueError("it has not five fields")

@@ -25,7 +25,7 @@ SLUG, METHODS = "shapes", ("base", "gated-image", "gated-image-control")
 TASKS = [
     (stage.name, key)
     for stage in STAGES.values()
-    if stage.group not in ("benchmark", "dense")
+    if stage.group not in ("benchmark", "dense") and stage.name != "retrieval_checkpoint"
     for key in stage.keys([SLUG], {name: settings.METHODS[name] for name in METHODS})
 ]
 

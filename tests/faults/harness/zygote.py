@@ -82,7 +82,7 @@ class Zygote:
         ended = forked(lambda: lineage.run(work, task, task + 1))
         self.state.release()
         if fault == "rot":
-            rot(work / "store" / ".scratch", random.Random(n))  # noqa: S311 - reproducible
+            rot(work / "store", random.Random(n))  # noqa: S311 - reproducible
         last = self.tasks if to_end else task + 1
         problems = self.problems(work, task, last)
         fired, where = bool(self.state.fired), self.state.where.decode().removeprefix(str(work))
@@ -135,9 +135,11 @@ class Zygote:
         return {"problems": self.problems(work, 0, self.tasks)}
 
 
-def rot(folder: Path, chance: random.Random) -> None:
-    """Flip a bit of a file that a killed build may resume from."""
-    if files := sorted(path for path in folder.rglob("*") if path.is_file()):
+def rot(store: Path, chance: random.Random) -> None:
+    """Flip a bit of a file that a killed build may resume from, and that is not published."""
+    published = {path.stat().st_ino for path in store.glob("[!.]*/**/*")}
+    kept = sorted(path for path in (store / ".scratch").rglob("*") if path.is_file())
+    if files := [path for path in kept if path.stat().st_ino not in published]:
         path = chance.choice(files)
         data = bytearray(path.read_bytes())
         if data:
