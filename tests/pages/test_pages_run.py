@@ -34,15 +34,19 @@ class Setting:
     Attributes:
         after: The page that it continues.
         prepare: Commands before its first block.
+        shorten: What `sed` does to a project's file once `init` has written it.
     """
 
     after: str = ""
     prepare: str = ""
+    shorten: str = ""
 
 
 BIRDS = (("robin", "circle", "red"), ("blackbird", "square", "blue"), ("gull", "cross", "green"))
 PAGES = {
-    "docs/getting-started.md": Setting(),
+    "docs/getting-started.md": Setting(
+        shorten="s/steps: 100/steps: 12/; s/max_per_class: 15/max_per_class: 5/"
+    ),
     "docs/export.md": Setting(after="docs/getting-started.md"),
     "examples/demo.ipynb": Setting(),
     "docs/automation.md": Setting(),
@@ -172,7 +176,7 @@ def reader_of(
                 added = {"pipeline.yaml": SHORT}
                 draw_birds(folder)
                 shutil.copytree(stand_ins / "models", folder / "models")
-            reader = Reader(folder, {**environment, "HOME": str(home)}, added)
+            reader = Reader(folder, {**environment, "HOME": str(home)}, added, setting.shorten)
         reader.shell(setting.prepare)
         reader.read(REPOSITORY / page)
         readers[page] = reader
