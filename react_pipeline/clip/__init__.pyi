@@ -48,8 +48,8 @@ from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill
 from .prompts import prompt_templates as prompt_templates
 from .tower import ImageTower as ImageTower
-from .tower import cast_matrices as cast_matrices
 from .tower import encode_text as encode_text
+from .tower import half_blocks as half_blocks
 from .tower import in_text_tower as in_text_tower
 from .tower import recompute_activations as recompute_activations
 from .tower import set_trainable as set_trainable
@@ -58,5 +58,4 @@ from .tower import text_lengths as text_lengths
 from .tower import text_parameters as text_parameters
 from .tower import trains_images as trains_images
 from .tower import trains_text as trains_text
-from .weights import map_weights as map_weights
 from .weights import read_weights as read_weights

@@ -136,15 +136,12 @@ class Clip:
 
     def _tower_digest(self, tower: Literal["text", "image"]) -> bytes:
         """Return the SHA-256 of a tower's architecture, device and weights."""
-        is_text = tower == "text"
-        module = getattr(self.model, "text", None) if is_text else self.model.visual
-        other = "vision_cfg" if is_text else "text_cfg"
+        other = "vision_cfg" if tower == "text" else "text_cfg"
         cfg = {name: value for name, value in self.model_cfg.items() if name != other}
-        digest = hashlib.sha256(f"{cfg} {module} {self.device}".encode())
+        digest = hashlib.sha256(f"{cfg} {self.device}".encode())
         for name, weight in self.model.state_dict().items():
-            if in_text_tower(name) if is_text else name.startswith("visual."):
-                digest.update(name.encode())
-                digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            if in_text_tower(name) if tower == "text" else name.startswith("visual."):
+                digest.update(name.encode() + weight.cpu().numpy().tobytes())
         return digest.digest()
 
 

@@ -6,12 +6,12 @@ Does not belong here: the architecture, or what else a checkpoint needs (`model`
 import textwrap
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -109,18 +109,3 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise StoreWriteError(
             f"{path}: {error}; {needed:,} bytes are needed. Free space and run again"
         ) from error
-
-
-def map_weights(model: nn.Module, names: Iterable[str], path: Path) -> None:
-    """Let parameters be read from a file of `model.save` when they are used, and free their memory
-    until then.
-
-    For what stays frozen and is not needed for a while: after a training it is there to be saved,
-    unchanged. It is on the CPU then. The file has these very values under these very names.
-    """
-    parameters = dict(model.named_parameters())
-    with safe_open(path, framework="pt") as file:
-        for name in names:
-            # Tensors of a safetensors file are mapped: no page of them is in memory before it is
-            # read.
-            parameters[name].data = file.get_tensor(name)

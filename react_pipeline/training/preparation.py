@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from react_pipeline.clip import (
     Pixels,
     choose_precision,
     device_counts,
-    map_weights,
     text_parameters,
     trains_text,
 )
@@ -84,9 +82,7 @@ class Preparation:
         return image_text_recall(images, texts, captions)
 
 
-def prepare(
-    method: ModelMethod, customization: Customization, clip: Clip, weights: Path | None
-) -> Preparation:
+def prepare(method: ModelMethod, customization: Customization, clip: Clip) -> Preparation:
     """Attach what the method trains to `clip`, and compute once what stays frozen; arguments and
     errors as of `train_model`.
     """
@@ -105,8 +101,9 @@ def prepare(
     base_names = frozenset(dict(model.named_parameters()))
     difference = _attach(method, clip, training, some)
     texts = TrainingTexts(clip, c.pairs, c.domain, training, world, c.scratch)
-    if weights is not None and not trains_text(model):
-        map_weights(model, text_parameters(model), weights)
+    if not trains_text(model):  # its vectors are there, and a GPU has better use for the memory
+        for weight in text_parameters(model).values():
+            weight.data = weight.data.cpu()
     encoder = ImageEncoder(model, image_tower(model, training, world.device), training, world)
     tokens = keep_tokens(encoder, views, c.scratch)
     batches = TrainingBatches(trained_on, size, views, tokens, training, world)

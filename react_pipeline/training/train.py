@@ -7,7 +7,6 @@ Source of the recipe: REACT (arXiv 2301.07094). Does not belong here: what is co
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from react_pipeline.clip import Clip
@@ -29,18 +28,14 @@ PROBED_PAIRS = 256
 """
 
 
-def train_model(
-    method: ModelMethod, customization: Customization, clip: Clip, weights: Path | None = None
-) -> dict[str, Any]:
+def train_model(method: ModelMethod, customization: Customization, clip: Clip) -> dict[str, Any]:
     """Train the method's part of `clip` in place; return the counts of the manifest.
 
     Every process of the world calls this alike. The one that writes leaves a line a step in
     `metrics.jsonl`, and notifies the observer.
 
     Args:
-        clip: The base, on the world's device.
-        weights: The base's safetensors. Given, a frozen text tower leaves the memory once its
-            vectors are there.
+        clip: The base, on the world's device, which a frozen text tower leaves.
 
     Raises:
         InputError: If the batch does not divide among the processes, or the loss does not suit
@@ -50,7 +45,7 @@ def train_model(
             stay in the scratch.
     """
     began = time.monotonic()
-    prepared = prepare(method, customization, clip, weights)
+    prepared = prepare(method, customization, clip)
     state, steps, pairs = prepared.step.state, prepared.counts["steps"], len(prepared.held_out)
     before, probed = prepared.recall(), prepared.recall(PROBED_PAIRS)
     resume(state, customization.scratch, customization.world)
