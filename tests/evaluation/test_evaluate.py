@@ -35,8 +35,6 @@ def test_metrics_count_ranks_and_average_over_shown_classes() -> None:
     values = score(Scores(ranked, np.array([0, 0, 0, 1]), list("abcdef"), logits))
     assert (values["n"], values["top1"], values["top5"]) == (4, 0.5, 0.75)
     assert values["mean_per_class"] == pytest.approx((1 / 3 + 1) / 2)
-    counts = [(one.images, one.correct, one.correct_top5) for one in values["per_class"]]
-    assert counts == [(3, 1, 2), (1, 1, 1)] + 4 * [(0, 0, 0)]
 
 
 def test_a_result_agrees_with_its_tables_and_a_hand_sum(project: Project) -> None:
@@ -59,6 +57,7 @@ def test_a_result_agrees_with_its_tables_and_a_hand_sum(project: Project) -> Non
     per_class = pd.read_parquet(result.file("per_class.parquet"))
     assert per_class["class"].tolist() == list(SHAPES)
     assert (per_class["accuracy"] * per_class["images"]).sum() == pytest.approx(right * value.n)
+    assert (per_class["images"] == 4).all() and (per_class["correct_top5"] == 4).all()
 
 
 def test_a_result_names_what_it_was_measured_on_and_with(
