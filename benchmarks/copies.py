@@ -95,7 +95,7 @@ def cases() -> dict[str, Callable[[], object]]:
     tower.use_half(torch.bfloat16)
     blocks = half_blocks(text_blocks(model), torch.bfloat16)
     trained = ImageTower(build(GATED))
-    trained.use_bf16("cuda")
+    trained.use_half(torch.bfloat16, frozen_only=True)
     images, texts = torch.empty(BATCH, 3, 224, 224), torch.zeros(BATCH, LENGTH, dtype=torch.long)
     tokens = torch.empty(BATCH, 50, 768, dtype=torch.bfloat16)
 

@@ -171,7 +171,7 @@ def training_step(
     """The step that trains, on batches of this size."""
     training = TRAINING.model_copy(update={"precision": "bf16" if bf16 else "fp32"})
     if bf16:
-        tower.use_bf16(device)
+        tower.use_half(torch.bfloat16, frozen_only=True)
     world = World(device=device)
     scaler = torch.amp.GradScaler(world.device_type, enabled=False)
     state = TrainingState(trained(model), adamw(model, fused=True), scaler, size)

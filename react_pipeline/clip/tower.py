@@ -16,7 +16,6 @@ width, D dimension.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
 import torch
@@ -108,20 +107,6 @@ class ImageTower:
             return int(match[1])
         return len(self.blocks) if name.startswith(BEHIND_THE_BLOCKS) else -1
 
-    def use_bf16(self, device: str) -> None:
-        """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
-
-        Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every
-        step. On a CPU, depthwise convolutions that train stay in float32: their backward pass in
-        bf16 is slow.
-        """
-        if device == "cpu":
-            for module in self.visual.modules():
-                is_depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
-                if is_depthwise and module.weight.requires_grad:
-                    module.forward = partial(_in_fp32, module.forward)
-        self.use_half(torch.bfloat16, frozen_only=True)
-
     def use_half(self, dtype: torch.dtype, *, frozen_only: bool = False) -> None:
         """Run copies of the blocks, see `half_blocks`; a tower of other blocks stays as it is."""
         if self._plain:
@@ -164,11 +149,6 @@ class ImageTower:
             tokens = trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(images)))
             tokens = trunk.norm_pre(tokens)
         return _run(tokens, self.blocks[:number], plain=self._plain)
-
-
-def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    with torch.autocast("cpu", enabled=False):
-        return forward(images.float())
 
 
 def _run(

@@ -284,7 +284,7 @@ def image_tower(model: Any, training: TrainingConfig, device: str) -> ImageTower
         is_compiled=compiles(training.compile, device, training.steps * training.batch_size),
     )
     if training.precision == "bf16":
-        tower.use_bf16(device)
+        tower.use_half(torch.bfloat16, frozen_only=True)
     if not tower.native:  # convolutions want their channels last; a plain ViT has one alone
         model.visual.to(memory_format=torch.channels_last)
     return tower

@@ -140,17 +140,6 @@ def test_a_model_of_the_hub_is_a_base_by_either_name(
     assert torch.allclose(clip.encode_texts(["a red circle"]), normalize(texts), atol=1e-5)
 
 
-def test_a_tokenizer_with_code_is_refused(make_project: Make, tmp_path: Path, cached: Put) -> None:
-    write_siglip2(tmp_path / "folder")
-    code = '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}'
-    (tmp_path / "folder" / "tokenizer_config.json").write_text(code)
-    cached("organization/code", tmp_path / "folder")
-    project = make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None})
-    # transformers says that it needs code of its own, or that it knows no such model.
-    with pytest.raises(InputError, match="custom code|cannot build this model"):
-        publish_base(project)
-
-
 @pytest.mark.parametrize(
     "encoder",
     [{"model": "hf-hub:organization/model@v2", "pretrained": None}, {"pretrained": "openai"}],
