@@ -125,21 +125,17 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     first = table["method"].map(first_seed)
     if (first == table["method"]).all():
         return table
+    keys = ["domain", "method", "status"]
     figures = [mean.removesuffix("_mean") for mean in SEED_FIGURES]
-    measured = table[table["top1"].notna()]
-    if measured.empty:
-        return table.reindex(columns=[*table, *SEED_COLUMNS])
-    measured = measured.assign(method=first)
-    seeds = measured.groupby(["domain", "method", "status"])[figures]
+    seeds = table[table["top1"].notna()].assign(method=first).groupby(keys)[figures]
     columns = [
-        seeds.transform("size").rename("seeds"),
+        seeds.size().rename("seeds"),
         # A figure that one seed lacks has no mean.
-        seeds.transform(lambda values: values.mean(skipna=False)).add_suffix("_mean"),
-        seeds.transform(lambda values: values.std(skipna=False)).add_suffix("_std"),
+        seeds.agg(lambda values: values.mean(skipna=False)).add_suffix("_mean"),
+        seeds.agg(lambda values: values.std(skipna=False)).add_suffix("_std"),
     ]
     added = pd.concat(columns, axis=1).reindex(columns=SEED_COLUMNS).astype("float64")
-    shown = (table["method"] == first)[added.index] & (added["seeds"] > 1)
-    return table.join(added[shown])
+    return table.join(added[added["seeds"] > 1], on=keys)
 
 
 def per_class_table(

@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.clip import DTYPES, ImageTower, Pixels, compiles, trains_images
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import ReactError
 from react_pipeline.training.augmentation import Augmentation
@@ -46,14 +46,6 @@ IMAGE_DIMENSIONS = 4
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 
 
-class Images(Protocol):
-    """Images by position, RGB, as `corpus.CollectedPairs` decodes them."""
-
-    def decoded(self, position: int, *, lazy: bool = False) -> Image.Image: ...  # noqa: D102 - above
-
-    def __len__(self) -> int: ...
-
-
 @dataclass(eq=False)
 class Views(Dataset[Tensor]):
     """Images of pairs as pixels (3, H, W), uint8; equal draws give equal pixels, in whatever
@@ -64,7 +56,7 @@ class Views(Dataset[Tensor]):
             are equal.
     """
 
-    pairs: Images
+    pairs: CollectedPairs
     pixels: Pixels
     augment: Augmentation | None = None
     seed: int = 0
@@ -80,8 +72,7 @@ class Views(Dataset[Tensor]):
 
     def batch(self, positions: Tensor) -> Tensor:
         """Decode one batch (B, 3, H, W) here and now: as they are, normalised, float32."""
-        pixels = [self[position, 0] for position in positions.tolist()]
-        return self.pixels.normalised(torch.stack(pixels))
+        return next(self.batches([positions], 0))
 
     def batches(
         self,
