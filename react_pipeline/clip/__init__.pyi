@@ -32,11 +32,10 @@ from .gated import register_gated_blocks as register_gated_blocks
 from .gated import scale_gates as scale_gates
 from .gated import vision_blocks as vision_blocks
 from .memory import COUNTED as COUNTED
-from .memory import added_bytes as added_bytes
 from .memory import free_bytes as free_bytes
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import machine_memory_bytes as machine_memory_bytes
-from .memory import step_bytes as step_bytes
+from .memory import row_bytes as row_bytes
 from .model import Clip as Clip
 from .model import encoder_of_tower as encoder_of_tower
 from .model import from_parts as from_parts

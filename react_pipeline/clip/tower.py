@@ -218,7 +218,7 @@ def host_block(
 
 
 def half_blocks(
-    blocks: Iterable[nn.Module], dtype: torch.dtype, *, frozen_only: bool = False
+    blocks: Iterable[Any], dtype: torch.dtype, *, frozen_only: bool = False
 ) -> list[nn.Module]:
     """Return copies of plain blocks with matrices in `dtype`, for use under autocast, which would
     make the same copies at every call.
@@ -236,7 +236,7 @@ def half_blocks(
             and (on_gpu or not name.startswith("ln_"))
             and not (frozen_only and weight.requires_grad)
         }
-        quick = on_gpu and isinstance(block.mlp.gelu, QuickGELU)  # type: ignore[union-attr]
+        quick = on_gpu and isinstance(block.mlp.gelu, QuickGELU)
         factors = _FACTORS if quick and _FACTORS.keys() <= halved.keys() else {}
         shared = {id(weight): weight for weight in block.parameters()}
         for name, weight in halved.items():

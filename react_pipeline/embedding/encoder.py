@@ -16,7 +16,6 @@ from react_pipeline.clip import (
     Clip,
     ImageTower,
     Pixels,
-    added_bytes,
     arithmetic,
     choose_precision,
     compiled,
@@ -25,6 +24,7 @@ from react_pipeline.clip import (
     free_bytes,
     half_blocks,
     is_out_of_memory,
+    row_bytes,
     text_blocks,
     text_lengths,
 )
@@ -175,11 +175,11 @@ class Encoder:
     def row_bytes(self, run: Features, batch: Tensor) -> int:
         """Return the bytes of memory that each row of a batch on the device takes, at the most."""
 
-        def encode(count: int) -> None:
+        def encode(count: int) -> list[Tensor]:
             with self._autocast():
-                run(batch[:count].clone())
+                return [run(batch[:count].clone())]
 
-        return added_bytes(encode, len(batch))
+        return row_bytes(encode, len(batch))
 
     def _torch_texts(self, tokens: Tensor) -> Tensor:
         return encode_text(self.clip.model, tokens, self._text_blocks)

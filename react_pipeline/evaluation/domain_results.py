@@ -162,7 +162,9 @@ def write_evaluation(
     )
     if blank.unavailable:
         nothing = np.zeros((0, 1), int)
-        write_result(directory, blank, Scores(nothing, nothing[:, 0], (), np.zeros((0, 0))))
+        write_result(
+            directory, blank, Scores(nothing, nothing[:, 0], (), np.zeros((0, 0), np.float32))
+        )
         return {"unavailable": blank.unavailable}
     from react_pipeline.clip import EVALUATION_PRECISION, choose_device, device_counts  # torch
 

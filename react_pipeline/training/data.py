@@ -202,19 +202,29 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
             yield batch
 
 
-@dataclass(frozen=True)
 class ImageEncoder:
     """The image tower of a model in training.
 
     Attributes:
-        tower: None where the image tower does not train.
+        tower: The tower as its steps run it; None if nothing of it trains.
         training: Its precision counts, and how many workers decode.
     """
 
-    model: Any
-    tower: ImageTower | None
-    training: TrainingConfig
-    world: World
+    def __init__(self, model: Any, training: TrainingConfig, world: World) -> None:
+        """Look at what trains; in bf16 frozen weights are copied."""
+        self.model, self.training, self.world = model, training, world
+        self.tower: ImageTower | None = None
+        if trains_images(model):
+            images = training.steps * training.batch_size
+            self.tower = ImageTower(
+                model,
+                activation_checkpointing=training.activation_checkpointing,
+                is_compiled=compiles(training.compile, world.device, images),
+            )
+            if training.precision == "bf16":
+                self.tower.use_half(torch.bfloat16, frozen_only=True)
+            if not self.tower.native:  # convolutions want their channels last; a ViT has one alone
+                model.visual.to(memory_format=torch.channels_last)
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Encode images (B, 3, H, W), or what `frozen` made of them, to unit vectors (B, D),
@@ -263,19 +273,3 @@ class ImageEncoder:
         """Return the context in which steps compute in their precision."""
         dtype = DTYPES[self.training.precision]
         return torch.autocast(self.world.device_type, dtype, enabled=dtype != torch.float32)
-
-
-def image_tower(model: Any, training: TrainingConfig, device: str) -> ImageTower | None:
-    """Return the image tower as its steps run it; None if nothing of it trains."""
-    if not trains_images(model):
-        return None
-    tower = ImageTower(
-        model,
-        activation_checkpointing=training.activation_checkpointing,
-        is_compiled=compiles(training.compile, device, training.steps * training.batch_size),
-    )
-    if training.precision == "bf16":
-        tower.use_half(torch.bfloat16, frozen_only=True)
-    if not tower.native:  # convolutions want their channels last; a plain ViT has one alone
-        model.visual.to(memory_format=torch.channels_last)
-    return tower

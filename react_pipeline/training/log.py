@@ -53,8 +53,9 @@ class TrainingLog:
         self._metrics = c.staging and c.staging / METRICS_FILE
         self._observer, self._device = c.observer, c.world.device
         self._batch_size, self._lines = batch_size, lines
+        self._images = 0
         c.observer.started(c.inputs, steps.start)
-        self._steps: list[tuple[float, float]] = []  # how long each waited and took
+        self._seconds = self._waited = 0.0
         hidden = None if c.staging else True
         self._bar = tqdm(desc=c.inputs.key, total=steps.stop, initial=steps.start, disable=hidden)
 
@@ -71,7 +72,9 @@ class TrainingLog:
     def add(self, step: int, values: Mapping[str, float], *, waited: float, seconds: float) -> None:
         """Record a step: its values, how long it took, and how much of that it waited for data."""
         seconds = max(seconds, 1e-9)
-        self._steps.append((waited, seconds))
+        self._waited += waited
+        self._seconds += seconds
+        self._images += self._batch_size
         record: dict[str, Any] = {"step": step, **values}
         self._lines.append(json.dumps(record) + "\n")
         self._observer.stepped(
@@ -92,10 +95,10 @@ class TrainingLog:
     def counts(self) -> dict[str, Any]:
         """Return speed, memory, and the first and the last loss, for the manifest."""
         losses = self.losses()
-        waited, seconds = map(sum, zip((0, 1e-9), *self._steps, strict=True))
+        seconds = max(self._seconds, 1e-9)
         return {
-            "images_per_second": round(self._batch_size * len(self._steps) / seconds, 1),
-            "data_wait_fraction": round(waited / seconds, 4),
+            "images_per_second": round(self._images / seconds, 1),
+            "data_wait_fraction": round(self._waited / seconds, 4),
             "peak_memory_bytes": peak_memory_bytes(self._device),
             "first_loss": losses[0],
             "final_loss": losses[-1],

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.clip import step_bytes
+from react_pipeline.clip import row_bytes
 from react_pipeline.training.data import ImageEncoder
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.kept import TrainingTexts
@@ -98,7 +98,7 @@ class TrainingStep:
             yield self.images(batch[:count].clone())
             yield self._encode_texts(pairs[:count])
 
-        return step_bytes(encode, [*self.state.trained.values()], len(pairs))
+        return row_bytes(encode, len(pairs), [*self.state.trained.values()])
 
     def _backward(self, batch: Tensor, pairs: Tensor) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss

@@ -33,7 +33,6 @@ from react_pipeline.training.data import (
     ImageEncoder,
     TrainingBatches,
     Views,
-    image_tower,
 )
 from react_pipeline.training.guards import (
     LESS_MEMORY,
@@ -214,7 +213,7 @@ def prepare(method: ModelMethod, customization: Customization, clip: Clip) -> Pr
     if not trains_text(model):  # its vectors are there, and a GPU has better use for the memory
         for weight in text_parameters(model).values():
             weight.data = weight.data.cpu()
-    encoder = ImageEncoder(model, image_tower(model, training, world.device), training, world)
+    encoder = ImageEncoder(model, training, world)
     tokens = keep_tokens(encoder, views, c.scratch)
     batches = TrainingBatches(trained_on, size, views, tokens, training, world)
     state = _initial_state(model, training, size, world.device_type)

@@ -24,7 +24,6 @@ from torch.testing import assert_close
 from react_pipeline.clip import add_gated_blocks, gated_layers
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training import ImageEncoder, World, contrastive_loss
-from react_pipeline.training.data import image_tower
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import parameter_groups
 from react_pipeline.training.step import TrainingStep
@@ -168,7 +167,7 @@ def library_step(model: Any, images: Tensor, texts: Tensor) -> Callable[[int], f
     groups = parameter_groups(trained.items(), TRAINING.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=TRAINING.learning_rate, betas=(0.9, 0.98), eps=1e-6)
     state = TrainingState(trained, optimizer, torch.amp.GradScaler("cpu", enabled=False), BATCH)
-    encoder = ImageEncoder(model, image_tower(model, TRAINING, "cpu"), TRAINING, World())
+    encoder = ImageEncoder(model, TRAINING, World())
     # Stands for `TrainingTexts`: texts that all differ, of no class.
     same = torch.as_tensor
     of_texts: Any = SimpleNamespace(caption_ids=same, class_ids=same, vectors=texts.__getitem__)
