@@ -30,7 +30,7 @@ from react_pipeline.clip import (
 )
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.labelled import encode_images, read_images
-from react_pipeline.lineage import fresh, resolve
+from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ConfigError, InputError
 
@@ -46,7 +46,7 @@ def project(retrieved_project: Project) -> Project:
 
 @pytest.fixture
 def base(project: Project) -> Artifact:
-    return fresh(project, "base_checkpoint")
+    return project.store.current("base_checkpoint", "all")
 
 
 def publish(project: Project, method: str, write: Callable[[Path], None]) -> Artifact:
