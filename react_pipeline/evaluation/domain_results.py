@@ -108,7 +108,7 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
     `few_shot_set`: heads too are fitted to retrieved pairs alone. In fp32 on any device, so that
     results of two machines, and those of the benchmark, may be compared.
 
-    Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available,
+    Files: `result.json` (`EvalResult`) and, where the set is available, `per_class.parquet` and
     `predictions.parquet` (image, class_id, predicted: class ids of the first min(5, C), probability
     of the first).
 
@@ -161,24 +161,22 @@ def write_evaluation(
         unavailable=evaluation_set.counts.get("unavailable"),
     )
     if blank.unavailable:
-        nothing = np.zeros((0, 1), int)
-        write_result(
-            directory, blank, Scores(nothing, nothing[:, 0], (), np.zeros((0, 0), np.float32))
-        )
+        write_result(directory, blank)
         return {"unavailable": blank.unavailable}
     from react_pipeline.clip import EVALUATION_PRECISION, choose_device, device_counts  # torch
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
     clip, head = load_classifier(checkpoint, parents.get(BASE_CHECKPOINT), domain, device)
-    squash = domain.evaluation is not None and domain.evaluation.squash
+    squash = bool(domain.evaluation and domain.evaluation.squash)
     vectors = encode_images(project.config, clip, images, EVALUATION_PRECISION, squash=squash)
     logits = _logits(head, vectors, checkpoint)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     scores = Scores(ranked, images["class_id"].to_numpy(), domain.class_names, logits)
     calibration = calibrate(logits, scores.class_ids)
     result = blank.model_copy(update=score(scores) | calibration)
-    write_result(directory, result, scores)
+    write_result(directory, result)
+    write_classes(directory, scores)
     predictions = images[["name", "class_id"]].rename(columns={"name": "image"})
     predictions = predictions.assign(predicted=ranked.tolist(), probability=confidence(logits, 1.0))
     predictions.to_parquet(directory / "predictions.parquet", index=False)
@@ -224,13 +222,16 @@ def _value(metric: Metric, scores: Scores) -> float:
     return value
 
 
-def write_result(directory: Path, result: EvalResult, scores: Scores) -> None:
-    """Write `result.json`, and `per_class.parquet`: a row a class, with its images, how many of
-    them are right at rank 1 and within the top 5, and the fraction at rank 1, which a class without
-    images lacks.
-    """
+def write_result(directory: Path, result: EvalResult) -> None:
+    """Write `result.json`."""
     text = result.model_dump_json(indent=1) + "\n"
     (directory / "result.json").write_text(text, encoding="utf-8")
+
+
+def write_classes(directory: Path, scores: Scores) -> None:
+    """Write `per_class.parquet`: a row a class, with its images, how many of them are right at rank
+    1 and within the top 5, and the fraction at rank 1, which a class without images lacks.
+    """
     hits = pd.DataFrame({"images": 1, "correct": scores.hits[:, 0]})
     hits["correct_top5"] = scores.hits.any(axis=1)
     classes = range(len(scores.class_names))

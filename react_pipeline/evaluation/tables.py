@@ -151,6 +151,8 @@ def per_class_table(
     """
     tables = [pd.DataFrame()]
     for method, result in results.items():
+        if "unavailable" in result.counts:
+            continue
         table = pd.read_parquet(result.file("per_class.parquet"))
         table = table.assign(domain=slug, method=method)
         if method in retrieved:

@@ -21,6 +21,7 @@ from react_pipeline.evaluation.domain_results import (
     EVALUATOR_VERSION,
     EvalResult,
     score,
+    write_classes,
     write_result,
 )
 from react_pipeline.evaluation.metrics import Scores
@@ -149,9 +150,7 @@ def write_measured(
 ) -> dict[str, Any]:
     """Write what is measured of a model on images of these classes; returns the counts."""
     if correct is None:
-        unavailable = EvalResult(**about, unavailable="no images")
-        (directory / "result.json").write_text(unavailable.model_dump_json())
-        pd.DataFrame().to_parquet(directory / "per_class.parquet")
+        write_result(directory, EvalResult(**about, unavailable="no images"))
         return {"unavailable": "no images"}
     class_ids = np.arange(len(correct)) % len(names)
     first = np.where(correct, class_ids, (class_ids + 1) % len(names))
@@ -166,7 +165,8 @@ def write_measured(
         "probability": 0.5,
     }
     pd.DataFrame(table).to_parquet(directory / "predictions.parquet", index=False)
-    write_result(directory, measured, scores)
+    write_result(directory, measured)
+    write_classes(directory, scores)
     named = {"top1", "top5", "mean_per_class", "n", "n_classes"}
     return {**measured.model_dump(include=named), "seconds": 0.5}
 
