@@ -21,6 +21,8 @@ import torch.nn.functional as functional
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from react_pipeline.clip.architecture import (
@@ -33,9 +35,9 @@ from react_pipeline.clip.architecture import (
 from react_pipeline.clip.device import arithmetic
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.tower import encode_text, in_text_tower, text_lengths
-from react_pipeline.clip.weights import at_most, load_strictly, read_weights, save_tensors
+from react_pipeline.clip.weights import at_most, load_strictly, read_weights
 from react_pipeline.settings import METHODS, encoders
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, StoreWriteError
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.demo import JoinedNetworks
@@ -196,6 +198,9 @@ def loaded_base(directory: Path, device: str) -> Clip:
 def save(clip: Clip, directory: Path | str) -> None:
     """Write a checkpoint: `open_clip_config.json`, `open_clip_model.safetensors` and, where needed,
     `text/`.
+
+    Raises:
+        StoreWriteError: If the disk refuses the weights, with the bytes needed.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -220,7 +225,14 @@ def save(clip: Clip, directory: Path | str) -> None:
     weights = {
         name: tensor.cpu().contiguous().clone() for name, tensor in clip.model.state_dict().items()
     }
-    save_tensors(weights, directory / WEIGHTS_FILE)
+    try:
+        save_file(weights, directory / WEIGHTS_FILE)
+    except SafetensorError as error:
+        needed = sum(tensor.nbytes for tensor in weights.values())
+        raise StoreWriteError(
+            f"{directory / WEIGHTS_FILE}: {error}; {needed:,} bytes are needed. Free space and run "
+            "again"
+        ) from error
 
 
 def from_parts(

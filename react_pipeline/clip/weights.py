@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from react_pipeline.store import InputError, StoreWriteError, open_regular
+from react_pipeline.store import InputError, open_regular
 
 _SPARE_NUMBERS = 1 << 24
 _SPARE_NAMES = 1_000
@@ -94,18 +93,3 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     except RuntimeError as error:
         reason = textwrap.shorten(str(error), 500, placeholder=" ...")
         raise InputError(f"{path}: does not fit the architecture: {reason}") from error
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write safetensors.
-
-    Raises:
-        StoreWriteError: If the disk refuses it, with the bytes needed.
-    """
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        raise StoreWriteError(
-            f"{path}: {error}; {needed:,} bytes are needed. Free space and run again"
-        ) from error

@@ -143,8 +143,7 @@ def write_evaluation(
         parents: With `base_checkpoint` too where a head needs its encoder.
 
     Raises:
-        InputError: If an evaluation image is gone or has changed, or the checkpoint is of other
-            classes.
+        InputError: If an evaluation image, or what the classes are, has changed.
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
     started = time.monotonic()

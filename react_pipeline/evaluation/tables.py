@@ -169,7 +169,8 @@ def per_class_table(
 
 def present_values(column: pd.Series) -> dict[str, float]:
     """Return the values of a column by its index, without those that are missing."""
-    return {str(name): float(value) for name, value in column.dropna().items()}
+    values: dict[str, float] = column.dropna().to_dict()
+    return values
 
 
 def write_tables(table: pd.DataFrame, directory: Path) -> None:
