@@ -246,7 +246,7 @@ def feed_forward(x: Tensor, mlp: Any) -> Tensor:
     """Apply an MLP of the layers c_fc, gelu, c_proj to tokens (B, T, W).
 
     QuickGELU is x sigmoid(a x) = silu(a x) / a. In half precision on a GPU its weights take both
-    factors, so that it is one kernel; copies of `half` have them already.
+    factors, so that it is one kernel; copies in half precision have them already, and SiLU.
     """
     weight, bias, back = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight
     is_quick = isinstance(mlp.gelu, QuickGELU)

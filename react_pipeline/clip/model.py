@@ -143,7 +143,8 @@ class Clip:
         digest = hashlib.sha256(f"{cfg} {self.device}".encode())
         for name, weight in self.model.state_dict().items():
             if in_text_tower(name) if tower == "text" else name.startswith("visual."):
-                digest.update(name.encode() + weight.cpu().numpy().tobytes())
+                digest.update(name.encode())
+                digest.update(weight.cpu().contiguous().numpy())
         return digest.digest()
 
 
