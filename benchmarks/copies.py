@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 from react_pipeline.clip import (
     ImageTower,
     add_gated_blocks,
-    cast_matrices,
     encode_text,
+    half_blocks,
     text_blocks,
 )
 
@@ -92,10 +92,10 @@ def cases() -> dict[str, Callable[[], object]]:
     """Return what is counted, by name; called within `FakeTensorMode`."""
     model = build()
     tower = ImageTower(model)
-    tower.casts = cast_matrices(tower.blocks, torch.bfloat16)
-    casts = cast_matrices(text_blocks(model), torch.bfloat16)
+    tower.use_half(torch.bfloat16)
+    blocks = half_blocks(text_blocks(model), torch.bfloat16)
     trained = ImageTower(build(GATED))
-    trained.use_bf16("cuda")
+    trained.use_half(torch.bfloat16, frozen_only=True)
     images, texts = torch.empty(BATCH, 3, 224, 224), torch.zeros(BATCH, LENGTH, dtype=torch.long)
     tokens = torch.empty(BATCH, 50, 768, dtype=torch.bfloat16)
 
@@ -105,7 +105,7 @@ def cases() -> dict[str, Callable[[], object]]:
 
     return {
         "an embedded image": lambda: embed(lambda: tower(images)),
-        "an embedded caption": lambda: embed(lambda: encode_text(model, texts, casts)),
+        "an embedded caption": lambda: embed(lambda: encode_text(model, texts, blocks)),
         "an image of a step": lambda: trained.features(tokens).sum().backward(),
     }
 
@@ -113,7 +113,8 @@ def cases() -> dict[str, Callable[[], object]]:
 def count(name: str, *, ours: bool) -> Moved:
     """Count one case."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        run = cases()[name]
+        with mock.patch.object(FakeTensor, "is_cuda", ours):
+            run = cases()[name]
         with on_paper(ours) as moved:
             run()
     return moved

@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import embed_inputs
 from benchmarks import published as steps
 from benchmarks.pages import ROOT, Rows, to_markdown
-from react_pipeline.clip import ImageTower, Pixels, encode_text
+from react_pipeline.clip import Pixels, encode_text
 from react_pipeline.pages import markdown_table
 from react_pipeline.training.data import on_device
 
@@ -71,8 +71,8 @@ def training_step(device: str, batch: int, *, compiled: bool = False) -> Take:
     def encode(texts: Tensor) -> Tensor:
         return functional.normalize(encode_text(model, ids[texts]).float(), dim=-1)
 
-    tower, texts = ImageTower(model, is_compiled=compiled), steps.Texts(encode)
-    step = steps.training_step(model, tower, texts, batch, device, bf16=True)
+    texts = steps.Texts(encode)
+    step = steps.training_step(model, texts, batch, device, bf16=True, compiled=compiled)
     pixels = Pixels(image_transform_v2(PreprocessCfg(size=224), is_train=False))
     images = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)
     feed = on_device(itertools.repeat(images.pin_memory() if device != "cpu" else images), device)

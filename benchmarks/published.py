@@ -19,7 +19,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip import GatedBlock, ImageTower, add_gated_blocks
+from react_pipeline.clip import GatedBlock, add_gated_blocks
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training import GatedImage
 from react_pipeline.training.customization import World
@@ -166,17 +166,16 @@ class Texts:
 
 
 def training_step(
-    model: Any, tower: ImageTower, texts: Texts, size: int, device: str, *, bf16: bool
+    model: Any, texts: Texts, size: int, device: str, *, bf16: bool, compiled: bool = False
 ) -> TrainingStep:
     """The step that trains, on batches of this size."""
-    training = TRAINING.model_copy(update={"precision": "bf16" if bf16 else "fp32"})
-    if bf16:
-        tower.use_bf16(device)
+    precision = "bf16" if bf16 else "fp32"
+    training = TRAINING.model_copy(update={"precision": precision, "compile": compiled})
     world = World(device=device)
     scaler = torch.amp.GradScaler(world.device_type, enabled=False)
     state = TrainingState(trained(model), adamw(model, fused=True), scaler, size)
     model.eval()
-    encoder = ImageEncoder(model, tower, training, world)
+    encoder = ImageEncoder(model, training, world)
     stand_in: Any = texts
     return TrainingStep(encoder, stand_in, state, GatedImage().loss)
 
@@ -197,16 +196,19 @@ def our_step(
         bf16: By autocast, with frozen weights held in it.
         tokens_kept: What the frozen first blocks make of the images is kept too.
     """
-    tower = ImageTower(model, is_compiled=compiled)
     with torch.no_grad():
         parts = batches.texts.flatten(0, 1).split(256)
         vectors = torch.cat([model.encode_text(part, normalize=True) for part in parts])
     size = batches.images.shape[1]
-    real = training_step(model, tower, Texts(vectors.__getitem__), size, device, bf16=bf16)
+    real = training_step(
+        model, Texts(vectors.__getitem__), size, device, bf16=bf16, compiled=compiled
+    )
     inputs: Sequence[Tensor] = batches.images
     if tokens_kept:
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            inputs = [tower.tokens(images).to(torch.bfloat16) for images in batches.images]
+            inputs = [
+                real.images.tower.tokens(images).to(torch.bfloat16) for images in batches.images
+            ]
 
     def take(step: int) -> float:
         number = step % len(inputs)

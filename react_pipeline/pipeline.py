@@ -209,7 +209,7 @@ STAGES_OF_CORE = (
         parents_of_method=_parents_of_results,
         reads_domain=True,
         identity=_identity_of_results,
-        version="3",
+        version="4",
         pool="gpu",
         priority=60,
     ),

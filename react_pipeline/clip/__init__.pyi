@@ -32,11 +32,10 @@ from .gated import register_gated_blocks as register_gated_blocks
 from .gated import scale_gates as scale_gates
 from .gated import vision_blocks as vision_blocks
 from .memory import COUNTED as COUNTED
-from .memory import added_bytes as added_bytes
 from .memory import free_bytes as free_bytes
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import machine_memory_bytes as machine_memory_bytes
-from .memory import step_bytes as step_bytes
+from .memory import row_bytes as row_bytes
 from .model import Clip as Clip
 from .model import encoder_of_tower as encoder_of_tower
 from .model import from_parts as from_parts
@@ -48,8 +47,8 @@ from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill
 from .prompts import prompt_templates as prompt_templates
 from .tower import ImageTower as ImageTower
-from .tower import cast_matrices as cast_matrices
 from .tower import encode_text as encode_text
+from .tower import half_blocks as half_blocks
 from .tower import in_text_tower as in_text_tower
 from .tower import recompute_activations as recompute_activations
 from .tower import set_trainable as set_trainable
@@ -58,5 +57,4 @@ from .tower import text_lengths as text_lengths
 from .tower import text_parameters as text_parameters
 from .tower import trains_images as trains_images
 from .tower import trains_text as trains_text
-from .weights import map_weights as map_weights
 from .weights import read_weights as read_weights

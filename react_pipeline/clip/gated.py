@@ -13,7 +13,7 @@ fraction of the time, above all in bf16. Does not belong here: running a tower (
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -27,9 +27,7 @@ try:
 except ImportError:  # a copy, where this package is not installed
     InputError = ValueError  # type: ignore[assignment, misc]
 
-NO_CASTS: Mapping[int, Tensor] = {}
-
-_SLOPE = 1.702
+SLOPE = 1.702
 """The `a` of QuickGELU."""
 
 MLP_RATIO = 4
@@ -188,7 +186,6 @@ def scale_gates(blocks: Iterable[GatedBlock], scale: float) -> None:
 def self_attention(
     x: Tensor,
     attn: nn.MultiheadAttention,
-    casts: Mapping[int, Tensor] = NO_CASTS,
     *,
     causal: bool = False,
     only: Tensor | None = None,
@@ -198,12 +195,10 @@ def self_attention(
     Args:
         x: Normalised tokens.
         attn: Packed projections with bias, no dropout.
-        casts: Copies of frozen weights in a lower precision, by the id of the parameter.
         causal: A token attends to itself and to those before it.
         only: Positions (B,): compute the output of the token there and of no other.
     """
-    weight = _cast(attn.in_proj_weight, casts)
-    bias = _cast(attn.in_proj_bias, casts)
+    weight, bias = attn.in_proj_weight, attn.in_proj_bias
     if only is None:
         query, key, value = (
             functional.linear(x, weight, bias).unflatten(2, (3, attn.num_heads, -1)).unbind(2)
@@ -214,9 +209,7 @@ def self_attention(
         joined = mixed.transpose(1, 2).flatten(2)
     else:
         joined = _one_token(x, weight, bias, attn.num_heads, only, causal=causal)
-    return functional.linear(
-        joined, _cast(attn.out_proj.weight, casts), _cast(attn.out_proj.bias, casts)
-    )
+    return functional.linear(joined, attn.out_proj.weight, attn.out_proj.bias)
 
 
 def token_at(x: Tensor, positions: Tensor) -> Tensor:
@@ -249,72 +242,42 @@ def _one_token(
     return output.reshape(batch, 1, width) + bias[2 * width :].to(output.dtype)
 
 
-def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
-    """Apply an MLP of the layers c_fc, gelu, c_proj to tokens (B, T, W)."""
-    weights = {
-        "c_fc.weight": mlp.c_fc.weight,
-        "c_fc.bias": mlp.c_fc.bias,
-        "c_proj.weight": mlp.c_proj.weight,
-    }
-    # Copies have the factors already.
-    factors = quick_factors(mlp) if id(mlp.c_fc.weight) in casts or _is_half_on_gpu(x) else {}
-    weight, bias, back = (
-        factors[name] * one if factors and id(one) not in casts else _cast(one, casts)
-        for name, one in weights.items()
-    )
-    hidden = functional.linear(x, weight, bias)
-    if factors:
-        hidden = functional.silu(hidden, inplace=not hidden.requires_grad)
-    else:
-        is_quick = isinstance(mlp.gelu, QuickGELU)
-        hidden = _QuickGelu.apply(hidden) if is_quick else mlp.gelu(hidden)
-    return functional.linear(hidden, back, _cast(mlp.c_proj.bias, casts))
+def feed_forward(x: Tensor, mlp: Any) -> Tensor:
+    """Apply an MLP of the layers c_fc, gelu, c_proj to tokens (B, T, W).
 
-
-def quick_factors(mlp: Any) -> dict[str, float]:
-    """Return what an MLP's weights on a GPU are multiplied by, by name, so that QuickGELU is one
-    kernel: x sigmoid(a x) is silu(a x) / a.
+    QuickGELU is x sigmoid(a x) = silu(a x) / a. In half precision on a GPU its weights take both
+    factors, so that it is one kernel; copies in half precision have them already, and SiLU.
     """
-    if not (isinstance(mlp.gelu, QuickGELU) and mlp.c_fc.weight.is_cuda):
-        return {}
-    return {"c_fc.weight": _SLOPE, "c_fc.bias": _SLOPE, "c_proj.weight": 1 / _SLOPE}
+    weight, bias, back = mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight
+    is_quick = isinstance(mlp.gelu, QuickGELU)
+    is_scaled = is_quick and _is_half_on_gpu(x)
+    if is_scaled:
+        weight, bias, back = SLOPE * weight, SLOPE * bias, 1 / SLOPE * back
+    hidden = functional.linear(x, weight, bias)
+    in_place = not hidden.requires_grad
+    if is_quick and not is_scaled:
+        hidden = functional.silu(hidden.mul_(SLOPE), in_place).div_(SLOPE)
+    elif is_quick or isinstance(mlp.gelu, nn.SiLU):
+        hidden = functional.silu(hidden, in_place)
+    else:
+        hidden = mlp.gelu(hidden)
+    return functional.linear(hidden, back, mlp.c_proj.bias)
 
 
-def normalised(x: Tensor, norm: nn.Module, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
+def normalised(x: Tensor, norm: nn.Module) -> Tensor:
     """Apply a norm to tokens (B, T, W) in their own precision.
 
     CUDA's autocast would copy the tokens to fp32 and back; the kernel adds up in fp32 anyway.
     """
     if not (_is_half_on_gpu(x) and isinstance(norm, LayerNorm)):
         return norm(x)
-    weight, bias = (_cast(one, casts).to(x.dtype) for one in (norm.weight, norm.bias))
+    weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
         return functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def _is_half_on_gpu(x: Tensor) -> bool:
     return x.dtype in (torch.bfloat16, torch.float16) and x.is_cuda
-
-
-def _cast(parameter: Tensor, casts: Mapping[int, Tensor]) -> Tensor:
-    return casts.get(id(parameter), parameter)
-
-
-class _QuickGelu(torch.autograd.Function):
-    """x * sigmoid(a x), keeping its input alone for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return (_SLOPE * x).sigmoid_().mul_(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        share = (_SLOPE * x).sigmoid_()
-        # d/dx of x s(ax) is s + a x s (1 - s).
-        slope = torch.addcmul(share, (1 - share).mul_(share), x, value=_SLOPE)
-        return slope.mul_(gradients[0])
 
 
 if __name__ == "gated_blocks":

@@ -24,40 +24,28 @@ OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
 """Messages of out-of-memory errors of a CPU's allocator and of CUDA's libraries."""
 
 
-def added_bytes(run: Callable[[int], object], rows: int) -> int:
-    """Return the bytes that each row adds to the most memory that `run` takes.
+def row_bytes(
+    encode: Callable[[int], Iterable[Tensor]], rows: int, trained: Sequence[Tensor] = ()
+) -> int:
+    """Return the bytes that each row adds to the most memory of a pass, backwards too where
+    something trains.
 
     Args:
-        run: Makes its input of a number of rows, up to `rows`, and computes with it as in earnest,
-            backwards too.
+        encode: Maps a number of rows, up to `rows`, to their features as in earnest, of one side
+            after the other.
+        trained: What the gradients are of; they are not kept.
     """
     most, fewer = min(2 * COUNTED, rows), max(1, min(COUNTED, rows - 1))
     alive = []
     for count in (most, fewer):
         with _Alive() as mode, torch.compiler.set_stance("force_eager"):
-            run(count)
+            for features in [*encode(count)]:
+                if features.requires_grad:
+                    torch.autograd.grad(features.sum(), trained, allow_unused=True)
         alive.append(mode.bytes)
     # Both take the same operations. The most of few rows alone may be where weights are copied.
     added = max(starmap(sub, zip(*alive, strict=False)), default=0)
     return max(0, added) // max(1, most - fewer)
-
-
-def step_bytes(
-    encode: Callable[[int], Iterable[Tensor]], trained: Sequence[Tensor], rows: int
-) -> int:
-    """Return the bytes that each row adds to a step of a training, as `added_bytes`.
-
-    Args:
-        encode: Maps a number of rows to their features, of one side after the other.
-        trained: What the gradients are of; they are not kept.
-    """
-
-    def both_ways(count: int) -> None:
-        for features in [*encode(count)]:
-            if features.requires_grad:
-                torch.autograd.grad(features.sum(), trained, allow_unused=True)
-
-    return added_bytes(both_ways, rows)
 
 
 class _Alive(TorchDispatchMode):

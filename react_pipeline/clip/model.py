@@ -21,6 +21,8 @@ import torch.nn.functional as functional
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from react_pipeline.clip.architecture import (
@@ -33,9 +35,9 @@ from react_pipeline.clip.architecture import (
 from react_pipeline.clip.device import arithmetic
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.tower import encode_text, in_text_tower, text_lengths
-from react_pipeline.clip.weights import at_most, load_strictly, read_weights, save_tensors
+from react_pipeline.clip.weights import at_most, load_strictly, read_weights
 from react_pipeline.settings import METHODS, encoders
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, StoreWriteError
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.demo import JoinedNetworks
@@ -136,15 +138,13 @@ class Clip:
 
     def _tower_digest(self, tower: Literal["text", "image"]) -> bytes:
         """Return the SHA-256 of a tower's architecture, device and weights."""
-        is_text = tower == "text"
-        module = getattr(self.model, "text", None) if is_text else self.model.visual
-        other = "vision_cfg" if is_text else "text_cfg"
+        other = "vision_cfg" if tower == "text" else "text_cfg"
         cfg = {name: value for name, value in self.model_cfg.items() if name != other}
-        digest = hashlib.sha256(f"{cfg} {module} {self.device}".encode())
+        digest = hashlib.sha256(f"{cfg} {self.device}".encode())
         for name, weight in self.model.state_dict().items():
-            if in_text_tower(name) if is_text else name.startswith("visual."):
+            if in_text_tower(name) if tower == "text" else name.startswith("visual."):
                 digest.update(name.encode())
-                digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+                digest.update(weight.cpu().contiguous().numpy())
         return digest.digest()
 
 
@@ -199,6 +199,9 @@ def loaded_base(directory: Path, device: str) -> Clip:
 def save(clip: Clip, directory: Path | str) -> None:
     """Write a checkpoint: `open_clip_config.json`, `open_clip_model.safetensors` and, where needed,
     `text/`.
+
+    Raises:
+        StoreWriteError: If the disk refuses the weights, with the bytes needed.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -223,7 +226,14 @@ def save(clip: Clip, directory: Path | str) -> None:
     weights = {
         name: tensor.cpu().contiguous().clone() for name, tensor in clip.model.state_dict().items()
     }
-    save_tensors(weights, directory / WEIGHTS_FILE)
+    try:
+        save_file(weights, directory / WEIGHTS_FILE)
+    except SafetensorError as error:
+        needed = sum(tensor.nbytes for tensor in weights.values())
+        raise StoreWriteError(
+            f"{directory / WEIGHTS_FILE}: {error}; {needed:,} bytes are needed. Free space and run "
+            "again"
+        ) from error
 
 
 def from_parts(

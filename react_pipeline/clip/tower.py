@@ -14,14 +14,14 @@ width, D dimension.
 """
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, TextTransformer
 from open_clip.transformer import VisionTransformer as NativeVisionTransformer
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
@@ -29,11 +29,10 @@ from torch.utils.checkpoint import checkpoint
 
 from react_pipeline.clip.device import compiled
 from react_pipeline.clip.gated import (
-    NO_CASTS,
+    SLOPE,
     GatedBlock,
     feed_forward,
     normalised,
-    quick_factors,
     self_attention,
     token_at,
     vision_blocks,
@@ -54,15 +53,13 @@ BEHIND_THE_BLOCKS = (
 
 _BLOCK = re.compile(r"(?:transformer\.resblocks|trunk\.blocks)\.(\d+)\.")
 _LOGIT = ("logit_scale", "logit_bias")
-_PARTS = ("ln_1", "attn", "attn.out_proj", "ls_1", "ln_2", "mlp.c_fc", "mlp.c_proj", "ls_2")
-_WEIGHTS = frozenset(
-    {
-        "attn.in_proj_weight",
-        "attn.in_proj_bias",
-        *(f"{part}.{kind}" for part in _PARTS for kind in ("weight", "bias", "gamma")),
-    }
-)
+_PARTS = ("ln_1.", "attn.in_proj_", "attn.out_proj.", "ln_2.", "mlp.c_fc.", "mlp.c_proj.")
+_MATRICES = frozenset(part + kind for part in _PARTS for kind in ("weight", "bias"))
+_WEIGHTS = _MATRICES | {"ls_1.gamma", "ls_2.gamma"}
 """Parameters that `host_block` knows."""
+
+_FACTORS = {"mlp.c_fc.weight": SLOPE, "mlp.c_fc.bias": SLOPE, "mlp.c_proj.weight": 1 / SLOPE}
+"""What makes SiLU of an MLP with QuickGELU."""
 
 _PARAMETRIZATION = re.compile(r"parametrizations\.(\w+)\..*")
 """The name that PyTorch gives to the parts of a weight that is parametrized."""
@@ -75,21 +72,21 @@ class ImageTower:
         start: Number of the first block that trains, or that comes after something that trains.
         splits: Whether there is a frozen part before the trained one; only then `tokens` may be
             called.
-        native: Whether it is open_clip's own ViT; `attention` can run its plain blocks.
+        blocks: Those that run: the model's own, or after `use_half` copies.
+        native: Whether it is open_clip's own ViT.
     """
 
     def __init__(
         self, model: nn.Module, *, activation_checkpointing: bool = False, is_compiled: bool = False
     ) -> None:
-        """Look at what trains; frozen weights are copied to bf16 only if `use_bf16` is called."""
+        """Look at what trains."""
         visual: Any = model.visual
         self.visual = visual
         self.activation_checkpointing = activation_checkpointing
-        self.casts: dict[int, Tensor] = {}
         self.blocks = vision_blocks(model)  # none of a ResNet, say: it is trained as a whole
         own = all(type(block) is ResidualAttentionBlock for block in self.blocks)
         self.native = type(visual) is NativeVisionTransformer and own
-        self._plain = {block for block in self.blocks if self.native and is_plain(block)}
+        self._plain = self.native and all(map(is_plain, self.blocks))
         # Of some kinds, such as two blocks side by side, no block is known.
         is_timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
         self._timm = is_timm and bool(self.blocks)
@@ -110,20 +107,10 @@ class ImageTower:
             return int(match[1])
         return len(self.blocks) if name.startswith(BEHIND_THE_BLOCKS) else -1
 
-    def use_bf16(self, device: str) -> None:
-        """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
-
-        Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every
-        step. On a CPU, depthwise convolutions that train stay in float32: their backward pass in
-        bf16 is slow.
-        """
-        if device == "cpu":
-            for module in self.visual.modules():
-                is_depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
-                if is_depthwise and module.weight.requires_grad:
-                    module.forward = partial(_in_fp32, module.forward)
-        if self.native:
-            self.casts = cast_matrices(self.blocks, torch.bfloat16, frozen_only=True)
+    def use_half(self, dtype: torch.dtype, *, frozen_only: bool = False) -> None:
+        """Run copies of the blocks, see `half_blocks`; a tower of other blocks stays as it is."""
+        if self._plain:
+            self.blocks = half_blocks(self.blocks, dtype, frozen_only=frozen_only)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to image features (B, D), not normalised."""
@@ -139,12 +126,11 @@ class ImageTower:
     def features(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, W) to image features (B, D), not normalised."""
         # Only the class token may be needed of the last block.
-        alone = self.native and self.visual.pool_type == "tok" and self.visual.attn_pool is None
+        alone = self._plain and self.visual.pool_type == "tok" and self.visual.attn_pool is None
         tokens = _run(
             tokens,
             self.blocks[self.start :],
-            self._plain,
-            self.casts,
+            plain=self._plain,
             only=tokens.new_zeros(len(tokens), dtype=torch.long) if alone else None,
             recompute=self.activation_checkpointing,
         )
@@ -162,20 +148,14 @@ class ImageTower:
             trunk = self.visual.trunk
             tokens = trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(images)))
             tokens = trunk.norm_pre(tokens)
-        return _run(tokens, self.blocks[:number], self._plain, self.casts)
-
-
-def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    with torch.autocast("cpu", enabled=False):
-        return forward(images.float())
+        return _run(tokens, self.blocks[:number], plain=self._plain)
 
 
 def _run(
     x: Tensor,
     blocks: Sequence[nn.Module],
-    plain: Container[nn.Module],
-    casts: Mapping[int, Tensor],
     *,
+    plain: bool = True,
     causal: bool = False,
     only: Tensor | None = None,
     recompute: bool = False,
@@ -183,21 +163,20 @@ def _run(
     """Run blocks on tokens (B, T, W): (B, T, W), or (B, 1, W) if only one token is needed.
 
     Args:
-        plain: The blocks that `host_block` may compute.
-        casts: As for `host_block`.
-        causal: Likewise.
-        only: Likewise, for the last block.
+        plain: Whether `host_block` may compute them.
+        causal: As for `self_attention`.
+        only: Likewise, for the last of plain blocks.
         recompute: Keep what enters each block alone, and compute the rest again in the backward
             pass.
     """
 
     def run(block: Any, x: Tensor) -> Tensor:
-        if block not in plain:
+        if not plain:
             return block(x)
         gated = getattr(block, "gated_attn_block", None)
         x = gated(x) if isinstance(gated, GatedBlock) else x
         alone = only if block is blocks[-1] else None
-        return host_block(x, block, casts, causal=causal, only=alone)
+        return host_block(x, block, causal=causal, only=alone)
 
     again = recompute and torch.is_grad_enabled()
     for block in blocks:
@@ -222,7 +201,6 @@ def is_plain(block: nn.Module) -> bool:
 def host_block(
     x: Tensor,
     block: Any,
-    casts: Mapping[int, Tensor] = NO_CASTS,
     *,
     causal: bool = False,
     only: Tensor | None = None,
@@ -232,34 +210,42 @@ def host_block(
 
     The other arguments are those of `self_attention`; for one token alone the result is (B, 1, W).
     """
-    x_normed = normalised(x, block.ln_1, casts)
-    attended = self_attention(x_normed, block.attn, casts, causal=causal, only=only)
+    attended = self_attention(normalised(x, block.ln_1), block.attn, causal=causal, only=only)
     if only is not None:
         x = token_at(x, only)
     x = x + block.ls_1(attended)
-    return x + block.ls_2(feed_forward(normalised(x, block.ln_2, casts), block.mlp, casts))
+    return x + block.ls_2(feed_forward(normalised(x, block.ln_2), block.mlp))
 
 
-def cast_matrices(
-    blocks: Iterable[nn.Module], dtype: torch.dtype, *, frozen_only: bool = False
-) -> dict[int, Tensor]:
-    """Return copies in `dtype` of the blocks' weights that meet a matrix product, and of those of
-    norms, by the id of the parameter, for `casts`.
+def half_blocks(
+    blocks: Iterable[Any], dtype: torch.dtype, *, frozen_only: bool = False
+) -> list[nn.Module]:
+    """Return copies of plain blocks with matrices in `dtype`, for use under autocast, which would
+    make the same copies at every call.
 
-    Autocast would make the same copies at every call. Gated blocks are left to it. Weights that
-    `feed_forward` wants with a factor get it before they are rounded.
+    All else is shared: gated blocks, what trains if `frozen_only`, and on a CPU, whose autocast
+    leaves them in fp32, norms.
     """
-    casts = dict[int, Tensor]()
+    copies = []
     for block in blocks:
-        for name, parameter in block.named_parameters():
-            if name.startswith(("attn.", "mlp.", "ln_")) and not (
-                frozen_only and parameter.requires_grad
-            ):
-                weight = parameter.detach()
-                if factor := quick_factors(block.mlp).get(name.removeprefix("mlp.")):
-                    weight = factor * weight
-                casts[id(parameter)] = weight.to(dtype)
-    return casts
+        on_gpu = next(block.parameters()).is_cuda
+        halved = {
+            name: weight
+            for name, weight in block.named_parameters()
+            if name in _MATRICES
+            and (on_gpu or not name.startswith("ln_"))
+            and not (frozen_only and weight.requires_grad)
+        }
+        quick = on_gpu and isinstance(block.mlp.gelu, QuickGELU)
+        factors = _FACTORS if quick and _FACTORS.keys() <= halved.keys() else {}
+        shared = {id(weight): weight for weight in block.parameters()}
+        for name, weight in halved.items():
+            half = (factors.get(name, 1) * weight.detach()).to(dtype)
+            shared[id(weight)] = nn.Parameter(half, requires_grad=False)
+        copies.append(deepcopy(block, shared))
+        if factors:
+            copies[-1].mlp.gelu = nn.SiLU()
+    return copies
 
 
 def text_lengths(model: Any, tokens: Tensor) -> Tensor:
@@ -286,7 +272,7 @@ def recompute_activations(model: Any) -> None:
         text.transformer.grad_checkpointing = True
 
 
-def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
+def encode_text(model: Any, tokens: Tensor, blocks: Sequence[nn.Module] | None = None) -> Tensor:
     """Map token ids (N, L) on the model's device to text features (N, D), not normalised.
 
     The same as the model's own `encode_text` but for rounding; the model is in eval mode.
@@ -294,8 +280,7 @@ def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CAS
     Args:
         tokens: Rows of one tokenizer; columns that no row needs (`text_lengths`) may be cut
             already.
-        casts: Copies of weights in a lower precision, by the id of the parameter, for use under
-            autocast.
+        blocks: Copies of `text_blocks` to run in their place, by `half_blocks`.
     """
     tower = _causal_tower(model)
     if tower is None:
@@ -303,11 +288,11 @@ def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CAS
     ends = tokens.argmax(dim=1)
     dtype = tower.positional_embedding.dtype
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[: tokens.shape[1]]
-    if casts and x.is_cuda:  # as images, which come from a convolution
-        x = x.to(next(iter(casts.values())).dtype)
-    blocks = tower.transformer.resblocks
+    if blocks and x.is_cuda:  # as images, which come from a convolution
+        x = x.to(next(blocks[0].parameters()).dtype)
     again = tower.transformer.grad_checkpointing
-    x = _run(x, blocks, blocks, casts, causal=True, only=ends, recompute=again)
+    blocks = blocks or tower.transformer.resblocks
+    x = _run(x, blocks, causal=True, only=ends, recompute=again)
     # Each token is normalised by itself, so the norm may come after the choice of the token.
     x = tower.ln_final(x)[:, 0]
     projection = tower.text_projection
@@ -317,9 +302,7 @@ def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CAS
 
 
 def text_blocks(model: Any) -> list[nn.Module]:
-    """Return the blocks that `encode_text` runs by plain functions, which may be given `casts`;
-    none for other towers.
-    """
+    """Return the blocks that `encode_text` runs by plain functions; none for other towers."""
     tower = _causal_tower(model)
     return [] if tower is None else list(tower.transformer.resblocks)
 

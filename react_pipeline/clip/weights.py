@@ -6,17 +6,16 @@ Does not belong here: the architecture, or what else a checkpoint needs (`model`
 import textwrap
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from react_pipeline.store import InputError, StoreWriteError, open_regular
+from react_pipeline.store import InputError, open_regular
 
 _SPARE_NUMBERS = 1 << 24
 _SPARE_NAMES = 1_000
@@ -94,33 +93,3 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     except RuntimeError as error:
         reason = textwrap.shorten(str(error), 500, placeholder=" ...")
         raise InputError(f"{path}: does not fit the architecture: {reason}") from error
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write safetensors.
-
-    Raises:
-        StoreWriteError: If the disk refuses it, with the bytes needed.
-    """
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        raise StoreWriteError(
-            f"{path}: {error}; {needed:,} bytes are needed. Free space and run again"
-        ) from error
-
-
-def map_weights(model: nn.Module, names: Iterable[str], path: Path) -> None:
-    """Let parameters be read from a file of `model.save` when they are used, and free their memory
-    until then.
-
-    For what stays frozen and is not needed for a while: after a training it is there to be saved,
-    unchanged. It is on the CPU then. The file has these very values under these very names.
-    """
-    parameters = dict(model.named_parameters())
-    with safe_open(path, framework="pt") as file:
-        for name in names:
-            # Tensors of a safetensors file are mapped: no page of them is in memory before it is
-            # read.
-            parameters[name].data = file.get_tensor(name)

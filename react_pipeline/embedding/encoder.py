@@ -16,15 +16,15 @@ from react_pipeline.clip import (
     Clip,
     ImageTower,
     Pixels,
-    added_bytes,
     arithmetic,
-    cast_matrices,
     choose_precision,
     compiled,
     compiles,
     encode_text,
     free_bytes,
+    half_blocks,
     is_out_of_memory,
+    row_bytes,
     text_blocks,
     text_lengths,
 )
@@ -73,11 +73,10 @@ class Encoder:
         self._dtype = DTYPES[self.precision]
         is_compiled = compiles("auto", clip.device, rows)
         self._tower = ImageTower(clip.model, is_compiled=is_compiled)
-        self._casts: dict[int, Tensor] = {}
+        self._text_blocks = text_blocks(clip.model)
         if self._dtype != torch.float32:
-            if self._tower.native:
-                self._tower.casts = cast_matrices(self._tower.blocks, self._dtype)
-            self._casts = cast_matrices(text_blocks(clip.model), self._dtype)
+            self._tower.use_half(self._dtype)
+            self._text_blocks = half_blocks(self._text_blocks, self._dtype)
         if not self._tower.blocks:
             # Convolutions are laid out by channels; a transformer's only one takes its patches as
             # it likes.
@@ -90,13 +89,13 @@ class Encoder:
         # None: converted when the first batch shows what to compare both ways on.
         self._image_features: Features | None = self._tower
         self._text_features: Features | None = self._torch_texts
-        if is_compiled and text_blocks(clip.model):
+        if is_compiled and self._text_blocks:
             self._text_features = compiled(self._torch_texts)
         if fuses and self.precision != "fp16" and not self._tower.native:
             self._image_features = None
             self.whole_pass = IMAGES_AT_ONCE
             self._images_at_once = IMAGES_AT_ONCE * torch.get_num_threads()
-        if fuses and self.precision == "fp32" and not text_blocks(clip.model):
+        if fuses and self.precision == "fp32" and not self._text_blocks:
             self._text_features = None
         self.to_tensor = Pixels(clip.preprocess)
 
@@ -176,14 +175,14 @@ class Encoder:
     def row_bytes(self, run: Features, batch: Tensor) -> int:
         """Return the bytes of memory that each row of a batch on the device takes, at the most."""
 
-        def encode(count: int) -> None:
+        def encode(count: int) -> list[Tensor]:
             with self._autocast():
-                run(batch[:count].clone())
+                return [run(batch[:count].clone())]
 
-        return added_bytes(encode, len(batch))
+        return row_bytes(encode, len(batch))
 
     def _torch_texts(self, tokens: Tensor) -> Tensor:
-        return encode_text(self.clip.model, tokens, self._casts)
+        return encode_text(self.clip.model, tokens, self._text_blocks)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.clip.device, self._dtype, enabled=self._dtype != torch.float32)

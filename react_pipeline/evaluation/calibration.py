@@ -30,10 +30,10 @@ def confidence(
     """Return the largest probability of softmax(logits / T) of each image (N,); T is one, or one
     for each image (N,).
     """
-    from scipy.special import softmax  # type: ignore[import-untyped, unused-ignore]
-
     scores = logits.astype(np.float64) / np.reshape(temperature, (-1, 1))
-    largest: NDArray[np.float64] = softmax(scores, axis=1).max(axis=1)
+    largest: NDArray[np.float64] = 1 / np.exp(scores - scores.max(axis=1, keepdims=True)).sum(
+        axis=1
+    )
     return largest
 
 

@@ -28,6 +28,7 @@ from react_pipeline.evaluation.intervals import (
 )
 from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.evaluation.tables import (
+    BOUNDS,
     EVIDENCE_DIFFERENCES,
     SEED_COLUMNS,
     draw_methods,
@@ -56,9 +57,6 @@ COSTS = ("pairs", "trainable_parameters")
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "dataset", "n_classes")
 """Fields that two comparable results share: what was measured, not what was learned from."""
-
-_BASE_COLUMNS = ("delta_top1", "delta_low", "delta_high")
-_CONTROL_COLUMNS = ("gain_over_control", "gain_low", "gain_high")
 
 GAINS = "gains.json"
 """The file that an overview reads instead of results."""
@@ -208,7 +206,7 @@ def compare(project: Project, slug: str) -> Artifact:
         table = over_seeds(_table(slug, order, gains, read, checkpoints, skipped, evidence))
         write_tables(table, directory)
         retrieved = _retrieved_sets(project, slug, checkpoints)
-        classes = per_class_table(read, retrieved)
+        classes = per_class_table(slug, results, retrieved)
         classes.to_parquet(directory / "per_class.parquet", index=False)
         classes.to_csv(directory / "per_class.csv", index=False)
         of_any = next(iter(retrieved.values()), None)
@@ -266,11 +264,11 @@ def _table(
             continue
         row |= {metric: getattr(result, metric, None) for metric in METRICS}
         row |= {"n": result.n, "status": "ok"}
-        row["top1_low"], row["top1_high"] = share_interval(result.top1, result.n)
+        row |= zip(BOUNDS["top1"], share_interval(result.top1, result.n), strict=True)
         for other, over in gains[method].items():
-            names = _BASE_COLUMNS if other == "base" else _CONTROL_COLUMNS
-            values = result.top1 - (read[other].top1 or 0.0), *paired_interval(over)
-            row |= dict(zip(names, values, strict=True))
+            name = "delta_top1" if other == "base" else "gain_over_control"
+            row[name] = result.top1 - (read[other].top1 or 0.0)
+            row |= zip(BOUNDS[name], paired_interval(over), strict=True)
     return typed(rows)
 
 

@@ -20,7 +20,7 @@ from react_pipeline.clip import LOGIT_SCALE, load_classifier
 from react_pipeline.evaluation.calibration import calibrate, confidence
 from react_pipeline.evaluation.metrics import METRICS, Metric, Scores
 from react_pipeline.extension import blame
-from react_pipeline.labelled import encode_images, preprocessing_for, read_images
+from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
@@ -37,23 +37,12 @@ from react_pipeline.store import Artifact, CorruptArtifact, InputError, Scratch
 if TYPE_CHECKING:
     from react_pipeline.clip import ClassHead
 
-EVALUATOR_VERSION = "3"
+EVALUATOR_VERSION = "4"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are
 not compared.
 """
 
 TOP = 5
-
-
-class ClassResult(BaseModel):
-    """One class: its images, how many of them were right at rank 1 and within the top 5."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    images: int
-    correct: int
-    correct_top5: int
 
 
 class EvalResult(BaseModel):
@@ -71,7 +60,6 @@ class EvalResult(BaseModel):
         calibration_error: Of such a temperature on images that it was not fitted on, see
             `held_out_error`.
         uncalibrated_error: The same error of CLIP's own softmax.
-        per_class: In the order of the domain's classes.
 
     Further metrics of `METRICS` are attributes too; a result from before a metric lacks it.
     """
@@ -94,7 +82,6 @@ class EvalResult(BaseModel):
     temperature: float | None = None
     calibration_error: float | None = None
     uncalibrated_error: float | None = None
-    per_class: tuple[ClassResult, ...] = ()
     unavailable: str | None = None
 
     @classmethod
@@ -113,16 +100,6 @@ class EvalResult(BaseModel):
                 f"rematerialize `{artifact.stage}`"
             ) from error
 
-    def class_table(self) -> pd.DataFrame:
-        """Return a row a class: its counts, and the fraction that is right at rank 1, which a class
-        without images lacks.
-        """
-        counts = [*ClassResult.model_fields]
-        rows = [entry.model_dump() for entry in self.per_class]
-        table = pd.DataFrame(rows, columns=counts).rename(columns={"name": "class"})
-        table = table.astype(dict.fromkeys(("images", "correct", "correct_top5"), "int64"))
-        return table.assign(accuracy=table["correct"] / table["images"])
-
 
 def evaluate(project: Project, slug: str, method: str) -> Artifact:
     """Publish the result of a method on the domain's evaluation set.
@@ -131,7 +108,7 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
     `few_shot_set`: heads too are fitted to retrieved pairs alone. In fp32 on any device, so that
     results of two machines, and those of the benchmark, may be compared.
 
-    Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available,
+    Files: `result.json` (`EvalResult`) and, where the set is available, `per_class.parquet` and
     `predictions.parquet` (image, class_id, predicted: class ids of the first min(5, C), probability
     of the first).
 
@@ -166,8 +143,7 @@ def write_evaluation(
         parents: With `base_checkpoint` too where a head needs its encoder.
 
     Raises:
-        InputError: If an evaluation image is gone or has changed, or the checkpoint is of other
-            classes.
+        InputError: If an evaluation image, or what the classes are, has changed.
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
     started = time.monotonic()
@@ -184,21 +160,22 @@ def write_evaluation(
         unavailable=evaluation_set.counts.get("unavailable"),
     )
     if blank.unavailable:
-        _write_result(directory, blank)
+        write_result(directory, blank)
         return {"unavailable": blank.unavailable}
     from react_pipeline.clip import EVALUATION_PRECISION, choose_device, device_counts  # torch
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
     clip, head = load_classifier(checkpoint, parents.get(BASE_CHECKPOINT), domain, device)
-    preprocess = preprocessing_for(clip, domain)
-    vectors = encode_images(project.config, clip, images, preprocess, EVALUATION_PRECISION)
+    squash = bool(domain.evaluation and domain.evaluation.squash)
+    vectors = encode_images(project.config, clip, images, EVALUATION_PRECISION, squash=squash)
     logits = _logits(head, vectors, checkpoint)
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     scores = Scores(ranked, images["class_id"].to_numpy(), domain.class_names, logits)
     calibration = calibrate(logits, scores.class_ids)
     result = blank.model_copy(update=score(scores) | calibration)
-    _write_result(directory, result)
+    write_result(directory, result)
+    write_classes(directory, scores)
     predictions = images[["name", "class_id"]].rename(columns={"name": "image"})
     predictions = predictions.assign(predicted=ranked.tolist(), probability=confidence(logits, 1.0))
     predictions.to_parquet(directory / "predictions.parquet", index=False)
@@ -227,19 +204,13 @@ def _logits(
 
 
 def score(scores: Scores) -> dict[str, Any]:
-    """Compute the metrics of `EvalResult`.
+    """Compute the metrics of `EvalResult`, and how many images there are.
 
     Raises:
         InputError: Naming a metric of an extension that raises, or whose value is not finite.
     """
-    hits = pd.DataFrame({"images": 1, "correct": scores.hits[:, 0]})
-    hits["correct_top5"] = scores.hits.any(axis=1)
-    classes = range(len(scores.class_names))
-    counts = hits.groupby(scores.class_ids).sum().reindex(classes, fill_value=0).astype(int)
-    rows = zip(scores.class_names, counts.to_dict("records"), strict=True)
     values = {name: _value(metric, scores) for name, metric in METRICS.items()}
-    per_class = tuple(ClassResult(name=name, **row) for name, row in rows)
-    return {"n": len(scores.class_ids), **values, "per_class": per_class}
+    return {"n": len(scores.class_ids), **values}
 
 
 def _value(metric: Metric, scores: Scores) -> float:
@@ -250,7 +221,20 @@ def _value(metric: Metric, scores: Scores) -> float:
     return value
 
 
-def _write_result(directory: Path, result: EvalResult) -> None:
+def write_result(directory: Path, result: EvalResult) -> None:
+    """Write `result.json`."""
     text = result.model_dump_json(indent=1) + "\n"
     (directory / "result.json").write_text(text, encoding="utf-8")
-    result.class_table().to_parquet(directory / "per_class.parquet", index=False)
+
+
+def write_classes(directory: Path, scores: Scores) -> None:
+    """Write `per_class.parquet`: a row a class, with its images, how many of them are right at rank
+    1 and within the top 5, and the fraction at rank 1, which a class without images lacks.
+    """
+    hits = pd.DataFrame({"images": 1, "correct": scores.hits[:, 0]})
+    hits["correct_top5"] = scores.hits.any(axis=1)
+    classes = range(len(scores.class_names))
+    table = hits.groupby(scores.class_ids).sum().reindex(classes, fill_value=0).astype("int64")
+    table["accuracy"] = table["correct"] / table["images"]
+    table.insert(0, "class", pd.Series(scores.class_names, dtype=str))
+    table.to_parquet(directory / "per_class.parquet", index=False)

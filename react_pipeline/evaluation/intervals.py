@@ -31,19 +31,24 @@ def paired_interval(gains: Gains, confidence: float = 0.95) -> tuple[float, floa
     """Two-sided bootstrap interval of the difference in accuracy of two methods on the same images,
     as fractions.
     """
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(_differences(gains, _SEED), [tail, 100 - tail])
-    return float(low), float(high)
+    return mean_interval([gains], confidence)
 
 
-def mean_interval(gains: Sequence[Gains]) -> tuple[float, float]:
-    """95% interval of the mean difference over several sets, each with equal weight.
+def mean_interval(gains: Sequence[Gains], confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided interval of the mean difference over several sets, each with equal weight.
 
     Images are resampled within each set and independently between sets (a stratified bootstrap). So
     it says how well these sets are known, not what another set would give.
     """
-    resampled = [_differences(of_set, (_SEED, number)) for number, of_set in enumerate(gains)]
-    low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])
+    # Resampling N images is drawing from the multinomial of (gained, lost, equal), so no image is
+    # ever copied.
+    resampled = []
+    for number, (gained, lost, images) in enumerate(gains):
+        shares = [count / images for count in (gained, lost, images - gained - lost)]
+        drawn = np.random.default_rng((_SEED, number)).multinomial(images, shares, RESAMPLES)
+        resampled.append((drawn[:, 0] - drawn[:, 1]) / images)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(np.mean(resampled, axis=0), [tail, 100 - tail])
     return float(low), float(high)
 
 
@@ -66,12 +71,3 @@ def sign_test(differences: NDArray[Any]) -> float:
 
     won = (differences == 1).sum()
     return float(binom.sf(won - 1, (differences != 0).sum(), 0.5))
-
-
-def _differences(gains: Gains, seed: int | tuple[int, ...]) -> NDArray[np.float64]:
-    # Resampling N images is drawing from the multinomial of (gained, lost, equal), so no image is
-    # ever copied.
-    gained, lost, images = gains
-    shares = [count / images for count in (gained, lost, images - gained - lost)]
-    drawn = np.random.default_rng(seed).multinomial(images, shares, RESAMPLES)
-    return (drawn[:, 0] - drawn[:, 1]) / images

@@ -7,14 +7,13 @@ Does not belong here: where the numbers come from (`comparison`, `all_domains`),
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.metrics import METRICS
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import CONTROL_SUFFIX, first_seed
@@ -24,12 +23,12 @@ MEAN = "mean"
 """The column `domain` of rows that average over domains holds this."""
 
 COUNTS = ("n", "pairs", "trainable_parameters")
-_BOUNDS = {
+BOUNDS = {
     "top1": ("top1_low", "top1_high"),
     "delta_top1": ("delta_low", "delta_high"),
     "gain_over_control": ("gain_low", "gain_high"),
 }
-INTERVALS = tuple(bound for bounds in _BOUNDS.values() for bound in bounds)
+INTERVALS = tuple(bound for bounds in BOUNDS.values() for bound in bounds)
 DIFFERENCES = ("delta_top1", "gain_over_control", *INTERVALS)
 
 EVIDENCE_DIFFERENCES = {
@@ -126,37 +125,36 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     first = table["method"].map(first_seed)
     if (first == table["method"]).all():
         return table
+    keys = ["domain", "method", "status"]
     figures = [mean.removesuffix("_mean") for mean in SEED_FIGURES]
-    measured = table[table["top1"].notna()]
-    if measured.empty:
-        return table.reindex(columns=[*table, *SEED_COLUMNS])
-    measured = measured.assign(method=first)
-    seeds = measured.groupby(["domain", "method", "status"])[figures]
+    seeds = table[table["top1"].notna()].assign(method=first).groupby(keys)[figures]
     columns = [
-        seeds.transform("size").rename("seeds"),
+        seeds.size().rename("seeds"),
         # A figure that one seed lacks has no mean.
-        seeds.transform(lambda values: values.mean(skipna=False)).add_suffix("_mean"),
-        seeds.transform(lambda values: values.std(skipna=False)).add_suffix("_std"),
+        seeds.agg(lambda values: values.mean(skipna=False)).add_suffix("_mean"),
+        seeds.agg(lambda values: values.std(skipna=False)).add_suffix("_std"),
     ]
     added = pd.concat(columns, axis=1).reindex(columns=SEED_COLUMNS).astype("float64")
-    shown = (table["method"] == first)[added.index] & (added["seeds"] > 1)
-    return table.join(added[shown])
+    return table.join(added[added["seeds"] > 1], on=keys)
 
 
 def per_class_table(
-    results: Mapping[str, EvalResult], retrieved: Mapping[str, Artifact]
+    slug: str, results: Mapping[str, Artifact], retrieved: Mapping[str, Artifact]
 ) -> pd.DataFrame:
     """Return one row for each method and class, in the order of the domain's classes, with
     `CLASS_COLUMNS`.
 
     Args:
-        results: Of one domain, by method; those that are unavailable have no rows.
+        results: Of the domain, by method; those that are unavailable have no rows.
         retrieved: By method, the retrieved set that it was trained on; none for the base and for
             controls.
     """
     tables = [pd.DataFrame()]
     for method, result in results.items():
-        table = result.class_table().assign(domain=result.domain, method=method)
+        if "unavailable" in result.counts:
+            continue
+        table = pd.read_parquet(result.file("per_class.parquet"))
+        table = table.assign(domain=slug, method=method)
         if method in retrieved:
             pairs = pd.read_parquet(retrieved[method].file("pairs.parquet"), columns=["class"])
             counts = pairs["class"].value_counts()
@@ -171,7 +169,8 @@ def per_class_table(
 
 def present_values(column: pd.Series) -> dict[str, float]:
     """Return the values of a column by its index, without those that are missing."""
-    return {str(name): float(value) for name, value in column.dropna().items()}
+    values: dict[str, float] = column.dropna().to_dict()
+    return values
 
 
 def write_tables(table: pd.DataFrame, directory: Path) -> None:
@@ -182,48 +181,29 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
 
 
 def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Draw top-1 by method, of further seeds none."""
-    rows = table[table["top1"].notna() & (table["method"].map(first_seed) == table["method"])]
-    names = dict(zip(("top1", *_BOUNDS["top1"]), ("value", "low", "high"), strict=True))
-    # Grey for the base, a pale colour for controls, a dark one for other methods.
-    colours = {"base": "#888888"} | {
-        name: "#9ecae1" if name.endswith(CONTROL_SUFFIX) else "#08519c"
-        for name in rows["method"]
-        if name != "base"
-    }
-    label = "top-1 %, zero-shot, with 95% interval"
-    draw_intervals(
-        rows.rename(columns=names), list(rows["method"].map(colours)), path, title, label
-    )
-
-
-def draw_intervals(
-    values: pd.DataFrame,
-    colours: Sequence[str],
-    path: Path,
-    title: str,
-    label: str,
-) -> None:
-    """Write a PNG with a value and its interval for each method, for places that show no page.
-
-    Args:
-        values: Columns method, value, low, high, as fractions; bounds may be empty.
-        label: Of the axis, in percent or points.
+    """Draw top-1 with its interval by method, of further seeds none, as a PNG for places that show
+    no page.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 1.6 + 0.45 * len(values)), layout="constrained")
+    rows = table[table["top1"].notna() & (table["method"].map(first_seed) == table["method"])]
+    # Grey for the base, a pale colour for controls, a dark one for other methods.
+    colours = [
+        "#888888" if name == "base" else "#9ecae1" if name.endswith(CONTROL_SUFFIX) else "#08519c"
+        for name in rows["method"]
+    ]
+    figure = Figure(figsize=(7, 1.6 + 0.45 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    if values.empty:
+    if rows.empty:
         axes.text(0.5, 0.5, "no accuracy was measured", ha="center", transform=axes.transAxes)
-    low, high, value = (100 * values[name] for name in ("low", "high", "value"))
-    axes.hlines(values["method"], low, high, colors=colours, linewidth=3)
-    axes.scatter(value, values["method"], color=colours, zorder=2)
+    value, low, high = (100 * rows[name] for name in ("top1", *BOUNDS["top1"]))
+    axes.hlines(rows["method"], low, high, colors=colours, linewidth=3)
+    axes.scatter(value, rows["method"], color=colours, zorder=2)
     for row, number in enumerate(value):
         axes.annotate(f"{number:.1f}", (number, row - 0.15), ha="center", fontsize=9)
-    axes.set_ylim(len(values) - 0.5, -0.7)
+    axes.set_ylim(len(rows) - 0.5, -0.7)
     axes.margins(x=0.12)
-    axes.set(xlabel=label, title=title)
+    axes.set(xlabel="top-1 %, zero-shot, with 95% interval", title=title)
     figure.savefig(path, dpi=100)
 
 
@@ -286,14 +266,11 @@ def _interval(name: str, row: Mapping[Any, Any]) -> str:
     if name in SEED_FIGURES:
         deviation = row[name.removesuffix("_mean") + "_std"]
         return "" if pd.isna(deviation) else f"± {percent(deviation)}"
-    low, high = (row.get(bound) for bound in _bound_columns(name))
+    bounds = BOUNDS.get(name, (f"{name}_low", f"{name}_high"))
+    low, high = map(row.get, bounds)
     if name == "top1":
         return "" if pd.isna(low) else f"{percent(low)} to {percent(high)}"
     return interval_text(low, high)
-
-
-def _bound_columns(name: str) -> tuple[str, str]:
-    return _BOUNDS.get(name, (f"{name}_low", f"{name}_high"))
 
 
 def interval_text(low: Any, high: Any) -> str:

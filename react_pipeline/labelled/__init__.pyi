@@ -8,7 +8,6 @@ from .labelled import PublishedImages as PublishedImages
 from .labelled import count_images as count_images
 from .labelled import encode_images as encode_images
 from .labelled import preprocessing as preprocessing
-from .labelled import preprocessing_for as preprocessing_for
 from .labelled import publish_evaluation_set as publish_evaluation_set
 from .labelled import publish_labelled_set as publish_labelled_set
 from .labelled import read_images as read_images

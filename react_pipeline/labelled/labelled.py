@@ -36,11 +36,11 @@ from react_pipeline.store import (
 )
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
     from torch import Tensor
 
-    from react_pipeline.clip import Clip
+    from react_pipeline.clip import Clip, Pixels
+    from react_pipeline.embedding import Encoder
 
     Preprocess = Callable[[Image.Image], Tensor]
 
@@ -226,19 +226,13 @@ def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
     return image_transform_v2(squashing, is_train=False)
 
 
-def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
-    """Return the preprocessing that a domain's labelled images are measured with: a data set of
-    ELEVATER brings its own.
-    """
-    return preprocessing(clip, squash=domain.evaluation is not None and domain.evaluation.squash)
-
-
 def encode_images(
     config: PipelineConfig,
     clip: Clip,
     images: pd.DataFrame,
-    preprocess: Preprocess | None = None,
     precision: str | None = None,
+    *,
+    squash: bool = False,
 ) -> NDArray[np.float32]:
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
@@ -248,8 +242,8 @@ def encode_images(
     Args:
         config: For the batch size, workers and precision of `embedding`, and `corpus.max_pixels`.
         images: Of `read_images`.
-        preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
         precision: Unset: that of `embedding`, so that the vectors compare with those of the corpus.
+        squash: Whether images are squashed, as one data set of ELEVATER's is.
 
     Returns:
         Unit vectors, float32 (N, D), in the order of `images`.
@@ -257,18 +251,21 @@ def encode_images(
     Raises:
         ChangedSource: If a file is gone or differs from what was published.
     """
-    published = PublishedImages(
-        tuple(images["path"]), tuple(images["sha256"]), config.corpus.max_pixels
-    )
+    from react_pipeline.clip import Pixels
+    from react_pipeline.embedding import Encoder
+
+    max_pixels = config.corpus.max_pixels
+    published = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
     precision = precision or config.embedding.precision
-    decisive = [precision, repr(preprocess or clip.preprocess), *published.sha256]
-    inputs = canonical_json(decisive).encode()
+    preprocess = preprocessing(clip, squash=squash)
+    inputs = canonical_json([precision, repr(preprocess), *published.sha256]).encode()
     encoded = False
 
-    def encode() -> torch.Tensor:
+    def encode() -> Tensor:
         nonlocal encoded
         encoded = True
-        return _encoded(config, clip, published, preprocess, precision)
+        encoder = Encoder(clip, precision, rows=len(published))
+        return _encoded(config, encoder, published, Pixels(preprocess))
 
     vectors = clip.once("image", inputs, encode)
     if not encoded:
@@ -278,26 +275,18 @@ def encode_images(
 
 
 def _encoded(
-    config: PipelineConfig,
-    clip: Clip,
-    published: PublishedImages,
-    preprocess: Preprocess | None,
-    precision: str,
-) -> torch.Tensor:
+    config: PipelineConfig, encoder: Encoder, published: PublishedImages, pixels: Pixels
+) -> Tensor:
     """Return unit vectors (N, D) of images."""
     import torch
     from tqdm import tqdm
 
-    from react_pipeline.embedding import Encoder
-
-    encoder = Encoder(clip, precision, rows=len(published))
-
-    def prepare(position: int) -> torch.Tensor:
-        return (preprocess or encoder.to_tensor)(published.decoded(position))
+    def prepare(position: int) -> Tensor:
+        return pixels(published.decoded(position))
 
     size = config.embedding.batch_size
     positions = range(len(published))
-    vectors = [torch.zeros(0, clip.dimension)]
+    vectors = [torch.zeros(0, encoder.clip.dimension)]
     with ThreadPoolExecutor(max(config.embedding.worker_count, 1)) as pool:
         coming = pool.map(prepare, positions[:size])
         starts = range(size, len(positions) + size, size)

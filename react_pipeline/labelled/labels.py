@@ -98,7 +98,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     """
     try:
         # Text stays text: a class may be called "None" or "007".
-        table = read_csv(path, dtype=str, keep_default_na=False)
+        table = read_csv(path, dtype=str, keep_default_na=False).fillna("")
     except (OSError, ValueError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a CSV table: {text}") from error
@@ -114,10 +114,10 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     first = dict[str, int]()
     entries = zip(table["path"], table["class"], strict=True)
     for number, (name, label) in enumerate(entries, start=1):
-        class_name = by_name.get(normal(str(label)))
+        class_name = by_name.get(normal(label))
         if class_name is None:
             problems.append(f"row {number}: class {label!r} is not a class of {domain.slug!r}")
-        if not isinstance(name, str) or not (path.parent / name).is_file():
+        if not (path.parent / name).is_file():
             problems.append(f"row {number}: no file {name!r}")
         elif (key := os.path.normpath(name)) in first:
             problems.append(f"row {number}: repeats the path of row {first[key]}, {name!r}")
@@ -130,7 +130,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
         raise InputError(f"{path}: no rows")
     images = pd.DataFrame(rows, columns=["path", "class"])
     if "subject" in table:
-        images["subject"] = table["subject"].fillna("").astype(str)
+        images["subject"] = table["subject"]
     return images
 
 

@@ -15,10 +15,10 @@ from .log import TrainingObserver as TrainingObserver
 from .losses import contrastive_loss as contrastive_loss
 from .methods import GatedImage as GatedImage
 from .methods import ModelMethod as ModelMethod
-from .preparation import STATE_BYTES as STATE_BYTES
 from .resume import read_state as read_state
 from .resume import save_state as save_state
 from .resume import states_in as states_in
 from .schedule import generator as generator
 from .schedule import learning_rate as learning_rate
+from .train import STATE_BYTES as STATE_BYTES
 from .train import train_model as train_model

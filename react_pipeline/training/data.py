@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.clip import DTYPES, ImageTower, Pixels, compiles, trains_images
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import ReactError
 from react_pipeline.training.augmentation import Augmentation
@@ -46,14 +46,6 @@ IMAGE_DIMENSIONS = 4
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 
 
-class Images(Protocol):
-    """Images by position, RGB, as `corpus.CollectedPairs` decodes them."""
-
-    def decoded(self, position: int, *, lazy: bool = False) -> Image.Image: ...  # noqa: D102 - above
-
-    def __len__(self) -> int: ...
-
-
 @dataclass(eq=False)
 class Views(Dataset[Tensor]):
     """Images of pairs as pixels (3, H, W), uint8; equal draws give equal pixels, in whatever
@@ -64,7 +56,7 @@ class Views(Dataset[Tensor]):
             are equal.
     """
 
-    pairs: Images
+    pairs: CollectedPairs
     pixels: Pixels
     augment: Augmentation | None = None
     seed: int = 0
@@ -80,8 +72,7 @@ class Views(Dataset[Tensor]):
 
     def batch(self, positions: Tensor) -> Tensor:
         """Decode one batch (B, 3, H, W) here and now: as they are, normalised, float32."""
-        pixels = [self[position, 0] for position in positions.tolist()]
-        return self.pixels.normalised(torch.stack(pixels))
+        return next(self.batches([positions], 0))
 
     def batches(
         self,
@@ -211,19 +202,29 @@ def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
             yield batch
 
 
-@dataclass(frozen=True)
 class ImageEncoder:
     """The image tower of a model in training.
 
     Attributes:
-        tower: None where the image tower does not train.
+        tower: The tower as its steps run it; None if nothing of it trains.
         training: Its precision counts, and how many workers decode.
     """
 
-    model: Any
-    tower: ImageTower | None
-    training: TrainingConfig
-    world: World
+    def __init__(self, model: Any, training: TrainingConfig, world: World) -> None:
+        """Look at what trains; in bf16 frozen weights are copied."""
+        self.model, self.training, self.world = model, training, world
+        self.tower: ImageTower | None = None
+        if trains_images(model):
+            images = training.steps * training.batch_size
+            self.tower = ImageTower(
+                model,
+                activation_checkpointing=training.activation_checkpointing,
+                is_compiled=compiles(training.compile, world.device, images),
+            )
+            if training.precision == "bf16":
+                self.tower.use_half(torch.bfloat16, frozen_only=True)
+            if not self.tower.native:  # convolutions want their channels last; a ViT has one alone
+                model.visual.to(memory_format=torch.channels_last)
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Encode images (B, 3, H, W), or what `frozen` made of them, to unit vectors (B, D),
@@ -272,19 +273,3 @@ class ImageEncoder:
         """Return the context in which steps compute in their precision."""
         dtype = DTYPES[self.training.precision]
         return torch.autocast(self.world.device_type, dtype, enabled=dtype != torch.float32)
-
-
-def image_tower(model: Any, training: TrainingConfig, device: str) -> ImageTower | None:
-    """Return the image tower as its steps run it; None if nothing of it trains."""
-    if not trains_images(model):
-        return None
-    tower = ImageTower(
-        model,
-        activation_checkpointing=training.activation_checkpointing,
-        is_compiled=compiles(training.compile, device, training.steps * training.batch_size),
-    )
-    if training.precision == "bf16":
-        tower.use_bf16(device)
-    if not tower.native:  # convolutions want their channels last; a plain ViT has one alone
-        model.visual.to(memory_format=torch.channels_last)
-    return tower

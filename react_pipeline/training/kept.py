@@ -27,9 +27,9 @@ from react_pipeline.clip import (
 )
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, convert
-from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Scratch
-from react_pipeline.training.customization import World
+from react_pipeline.training.customization import Customization, World
 from react_pipeline.training.data import ImageEncoder, Views
 
 MakeRows = Callable[[Iterator[Tensor]], Generator[Tensor, None, None]]
@@ -50,39 +50,31 @@ MAX_DISK_FRACTION = 0.5
 class TrainingTexts:
     """The different captions, as vectors (U, D) if frozen, as token ids (U, L) if they train."""
 
-    def __init__(
-        self,
-        clip: Clip,
-        pairs: CollectedPairs,
-        domain: DomainConfig,
-        training: TrainingConfig,
-        world: World,
-        scratch: Scratch,
-    ) -> None:
+    def __init__(self, clip: Clip, customization: Customization) -> None:
         """Encode or tokenise every caption once, into a file: 1 KiB a caption with D = 512.
 
         Args:
             clip: The model, with its base weights still.
-            scratch: The same folder in all processes.
         """
+        c, captions = customization, customization.pairs.captions
         self._clip = clip
         self._trains = trains = trains_text(clip.model)
-        self._device = world.device
-        self._class_ids = pair_classes(pairs, domain)
-        self._caption_ids = pairs.caption_ids
-        if trains and training.activation_checkpointing:
+        self._device = c.world.device
+        self._class_ids = pair_classes(c.pairs, c.domain)
+        self._caption_ids = c.pairs.caption_ids
+        if trains and c.training.activation_checkpointing:
             recompute_activations(clip.model)
 
         def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
             for part in parts:
-                texts = pairs.captions.take(part.numpy()).to_pylist()
+                texts = captions.take(part.numpy()).to_pylist()
                 yield clip.tokenize(texts) if trains else clip.encode_texts(texts)
 
         dtype = torch.int32 if trains else torch.float16
         name = TEXT_TOKENS if trains else TEXT_VECTORS
         width = clip.tokenize([""]).shape[1] if trains else clip.dimension
-        shape = (len(pairs.captions), width)
-        self._rows = kept_rows(scratch, name, shape, make, dtype, world, TEXTS_AT_ONCE)
+        shape = (len(captions), width)
+        self._rows = kept_rows(c.scratch, name, shape, make, dtype, c.world, TEXTS_AT_ONCE)
 
     def caption_ids(self, positions: Tensor) -> Tensor:
         """Return which caption each pair at `positions` (B,) has: equal ids are equal texts."""
@@ -191,20 +183,19 @@ def kept_rows(
     is_kept = world.broadcast(path.exists())
 
     def write(path: Path | None) -> None:
-        starts = range(0, shape[0], at_once)
-        counts = [min(at_once, shape[0] - start) for start in starts]
-        made = make(start + world.share(n) for start, n in zip(starts, counts, strict=True))
+        parts = torch.arange(shape[0]).split(at_once)
+        made = make(part[world.share(len(part))] for part in parts)
         with (
             path.open("wb") if path else nullcontext() as file,
             tqdm(total=shape[0], desc=name, disable=None if path else True) as bar,
             closing(made),
         ):
-            for count in counts:
-                part = next(made).to(dtype).contiguous()
-                content = world.joined(part.view(torch.uint8), count)  # bytes, for any backend
+            for part, rows in zip(parts, made, strict=True):
+                as_bytes = rows.to(dtype).contiguous().view(torch.uint8)  # for any backend
+                content = world.joined(as_bytes, len(part))
                 if file is not None:
                     file.write(content.numpy().tobytes())
-                bar.update(count)
+                bar.update(len(part))
 
     if not is_kept:
         scratch.keep(path.name, write) if world.is_writer else write(None)

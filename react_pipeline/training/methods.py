@@ -104,13 +104,12 @@ class ModelMethod(Method):
 
     def train(self, customization: Customization) -> dict[str, Any]:
         """Train on the images of the pairs; process 0 writes the model and its log."""
-        from react_pipeline.clip import WEIGHTS_FILE, load, loaded_base, save
+        from react_pipeline.clip import load, loaded_base, save
         from react_pipeline.training.train import train_model
 
         loaded_base.cache_clear()
-        base = customization.base
-        clip = load(base.path, customization.world.device)
-        counts = train_model(self, customization, clip, base.file(WEIGHTS_FILE))
+        clip = load(customization.base.path, customization.world.device)
+        counts = train_model(self, customization, clip)
         if customization.staging is not None:
             self.merge(clip.model)
             save(clip, customization.staging)

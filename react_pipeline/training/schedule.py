@@ -17,6 +17,9 @@ from react_pipeline.store import InputError, RetrievalError
 MAX_LOG_SCALE = math.log(100)
 """The logit scale is clamped to [0, ln 100] after every step, as in CLIP."""
 
+NOT_DECAYED = ("bn", "ln", "bias", "logit_scale")
+"""Parts of the names of weights without decay."""
+
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
     """Return the learning rate of a step: linear warm-up, then cosine to zero (REACT's schedule);
@@ -41,16 +44,11 @@ def parameter_groups(
     """Return AdamW groups of the trained parameters: no decay for vectors, scalars, norms, biases
     and the logit scale.
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    groups: dict[float, list[nn.Parameter]] = {weight_decay: [], 0.0: []}
     for name, parameter in named:
-        words = ("bn", "ln", "bias", "logit_scale")
-        exempt = parameter.ndim < 2 or any(word in name for word in words)
-        (plain if exempt else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+        is_exempt = parameter.ndim < 2 or any(word in name for word in NOT_DECAYED)
+        groups[0.0 if is_exempt else weight_decay].append(parameter)
+    return [{"params": params, "weight_decay": decay} for decay, params in groups.items()]
 
 
 def batch_at(step: int, pairs: int, batch_size: int, seed: int) -> Tensor:

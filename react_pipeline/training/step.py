@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.clip import step_bytes
+from react_pipeline.clip import row_bytes
 from react_pipeline.training.data import ImageEncoder
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.kept import TrainingTexts
@@ -96,10 +96,9 @@ class TrainingStep:
 
         def encode(count: int) -> Iterator[Tensor]:
             yield self.images(batch[:count].clone())
-            with self.images.autocast():
-                yield self.texts.vectors(self.texts.caption_ids(pairs[:count]))
+            yield self._encode_texts(pairs[:count])
 
-        return step_bytes(encode, [*self.state.trained.values()], len(pairs))
+        return row_bytes(encode, len(pairs), [*self.state.trained.values()])
 
     def _backward(self, batch: Tensor, pairs: Tensor) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss
@@ -113,22 +112,15 @@ class TrainingStep:
             # No gradient comes here, so no part is encoded twice.
             batch = torch.cat([self.images(batch[part]) for part in parts])
 
-        def encode_images(part: slice) -> Tensor:
-            return self.images(batch[part])
-
-        def encode_texts(part: slice) -> Tensor:
-            with self.images.autocast():
-                return self.texts.vectors(self.texts.caption_ids(own_pairs[part]))
-
         # One part keeps its graph; several would need the memory of all of them at once.
         keeps_graph = len(parts) == 1
         sides = []
-        for encode in (encode_images, encode_texts):
+        for encode, rows in ((self.images, batch), (self._encode_texts, own_pairs)):
             with torch.set_grad_enabled(keeps_graph):
-                features = [encode(part) for part in parts]
+                features = [encode(rows[part]) for part in parts]
             # The features of all processes are the start of the loss's own graph.
             leaf = world.gather(torch.cat(features)).requires_grad_()
-            sides.append((encode, features, leaf))
+            sides.append((encode, rows, features, leaf))
         images, texts = (leaf for *_, leaf in sides)
         model = self.images.model
         loss = self.loss(
@@ -142,12 +134,17 @@ class TrainingStep:
         )
         self.state.scaler.scale(loss).backward()
         for number, part in enumerate(parts):
-            for encode, features, leaf in sides:
-                encoded = features[number] if keeps_graph else encode(part)
+            for encode, rows, features, leaf in sides:
+                encoded = features[number] if keeps_graph else encode(rows[part])
                 if encoded.requires_grad:
                     gradient: Any = leaf.grad
                     encoded.backward(world.part(gradient)[part])
         return loss
+
+    def _encode_texts(self, pairs: Tensor) -> Tensor:
+        """Encode the texts of the pairs at these positions (B,), in the precision of the step."""
+        with self.images.autocast():
+            return self.texts.vectors(self.texts.caption_ids(pairs))
 
     def _summed_gradients(self) -> list[Tensor]:
         """Return the gradients, each summed over all processes."""

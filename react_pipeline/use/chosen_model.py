@@ -158,9 +158,8 @@ def find_calibration(
     for entry in find_results(project, slug, method, checkpoint.fingerprint):
         result = entry.result
         config = {"prompts": {}, **entry.artifact.manifest["config"]}
-        alike = [one.name for one in result.per_class] == domain.class_names and all(
-            config.get(name) == value for name, value in texts.items()
-        )
+        names = [one.get("id", one["name"]) for one in config["classes"]]
+        alike = names == domain.class_names and texts.items() <= config.items()
         if alike and result.temperature is not None:
             return result.temperature, f"{result.n:,} labelled images of {result.dataset}"
     if HEAD_RECORD_FILE not in checkpoint.manifest["files"]:

@@ -30,9 +30,9 @@ from react_pipeline.clip import (
 )
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.labelled import encode_images, read_images
-from react_pipeline.lineage import fresh, resolve
+from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, ConfigError, InputError, StaleArtifact
+from react_pipeline.store import Artifact, ConfigError, InputError
 
 SHAPES = ["circle", "square", "triangle", "cross"]
 NO_BIAS = torch.zeros(())
@@ -46,7 +46,7 @@ def project(retrieved_project: Project) -> Project:
 
 @pytest.fixture
 def base(project: Project) -> Artifact:
-    return fresh(project, "base_checkpoint")
+    return project.store.current("base_checkpoint", "all")
 
 
 def publish(project: Project, method: str, write: Callable[[Path], None]) -> Artifact:
@@ -142,13 +142,3 @@ def test_own_prompts_of_a_class_count_like_templates(project: Project, base: Art
     edit_domain(project, "shapes", prompts={"sqare": ["a box"]})
     with pytest.raises(ConfigError, match=r"'sqare'.*square"):
         project.domain("shapes")
-
-
-def test_a_head_becomes_stale_with_the_templates(project: Project) -> None:
-    publish_head(project)
-    evaluate(project, "shapes", "linear-head")
-    edit_domain(project, "shapes", templates=["one {}"])
-    with pytest.raises(StaleArtifact, match="`templates`"):
-        fresh(project, "customized_checkpoint", "shapes/linear-head")
-    with pytest.raises(StaleArtifact):
-        evaluate(project, "shapes", "linear-head")

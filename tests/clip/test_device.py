@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +114,16 @@ def test_a_usable_gpu_is_named_in_log_manifest_and_tags(
     assert run_tags(artifact, "")["gpu"] == counts["gpu"]
 
 
-@pytest.mark.parametrize(("measured", "chosen"), [(1.3, "bf16"), (1.0, "fp32")])
-def test_auto_on_a_processor_is_what_the_probe_finds_faster(
-    monkeypatch: pytest.MonkeyPatch, measured: float, chosen: str
-) -> None:
-    monkeypatch.setattr(device, "speedup", lambda *_: measured)
-    assert choose_precision("auto", "cpu") == chosen
-
-
 @pytest.mark.parametrize(
-    ("capability", "chosen"),
-    [((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")],
+    ("probed", "chosen"),
+    [(1.3, "bf16"), (1.0, "fp32"), ((8, 0), "bf16"), ((7, 0), "fp16"), ((6, 1), "fp32")],
 )
-def test_auto_on_a_gpu_follows_its_compute_capability(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
+def test_auto_is_what_the_probe_of_a_processor_or_the_card_says(
+    monkeypatch: pytest.MonkeyPatch, probed: Any, chosen: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", "cuda") == chosen
+    monkeypatch.setattr(device, "speedup", lambda *_: probed)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: probed)
+    assert choose_precision("auto", "cuda" if isinstance(probed, tuple) else "cpu") == chosen
 
 
 def test_what_auto_chose_is_in_the_manifest_alone(
@@ -146,21 +139,12 @@ def test_what_auto_chose_is_in_the_manifest_alone(
     assert embeddings.reused and embeddings.counts["precision"] == "bf16"
 
 
-@pytest.fixture
-def flags() -> Iterator[list[tuple[Any, str]]]:
-    """Settings of a process that allows other arithmetic, as module and name."""
+def test_a_precision_is_what_its_name_says_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     halves = [f"allow_{one}_reduced_precision_reduction" for one in ("fp16", "bf16")]
     flags = [(cudnn, "allow_tf32"), (matmul, "allow_tf32"), *((matmul, one) for one in halves)]
-    before = [getattr(*flag) for flag in flags]
     for flag in flags:
-        setattr(*flag, True)
-    yield flags
-    for flag, value in zip(flags, before, strict=True):
-        setattr(*flag, value)
-
-
-def test_a_precision_is_what_its_name_says_and_ends(flags: list[tuple[Any, str]]) -> None:
+        monkeypatch.setattr(*flag, True)
     with pytest.raises(RuntimeError), arithmetic():
         assert [getattr(*flag) for flag in flags] == [False] * 4
         raise RuntimeError

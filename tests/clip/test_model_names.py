@@ -140,17 +140,6 @@ def test_a_model_of_the_hub_is_a_base_by_either_name(
     assert torch.allclose(clip.encode_texts(["a red circle"]), normalize(texts), atol=1e-5)
 
 
-def test_a_tokenizer_with_code_is_refused(make_project: Make, tmp_path: Path, cached: Put) -> None:
-    write_siglip2(tmp_path / "folder")
-    code = '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}'
-    (tmp_path / "folder" / "tokenizer_config.json").write_text(code)
-    cached("organization/code", tmp_path / "folder")
-    project = make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None})
-    # transformers says that it needs code of its own, or that it knows no such model.
-    with pytest.raises(InputError, match="custom code|cannot build this model"):
-        publish_base(project)
-
-
 @pytest.mark.parametrize(
     "encoder",
     [{"model": "hf-hub:organization/model@v2", "pretrained": None}, {"pretrained": "openai"}],
@@ -198,9 +187,8 @@ def test_a_file_is_resized_as_its_architecture_unless_stated(
     clip = from_open_clip(EncoderConfig(model="tiny", pretrained=path))
     siglips = {"resize_mode": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     assert clip.preprocess_cfg.items() >= siglips.items()
-    # A strip is seen whole, not only its middle.
+    said = from_open_clip(EncoderConfig(model="tiny", pretrained=path, resize_mode="shortest"))
+    # A strip is seen whole, or only its middle.
     strip = Image.new("RGB", (64, 32))
     strip.paste("white", (0, 0, 8, 32))
-    assert clip.preprocess(strip)[0, :, 0].min() > 0
-    said = from_open_clip(EncoderConfig(model="tiny", pretrained=path, resize_mode="shortest"))
-    assert said.preprocess(strip)[0, :, 0].max() < 0
+    assert clip.preprocess(strip)[0, :, 0].min() > 0 > said.preprocess(strip)[0, :, 0].max()

@@ -152,14 +152,6 @@ def test_every_released_checkpoint_loads_strictly(
     assert tuple(clip.preprocess_cfg["std"]) == (HALF if half else OPENAI_STD)
 
 
-def test_the_name_of_an_architecture_tells_its_activation(tmp_path: Path) -> None:
-    weights = without_memory(released_shapes("ViT-B-32", gated=True))
-    name = "react_ViT-B-32-quickgelu"
-    clip = load_without_memory(weights, tmp_path / "weights.pt", model=name)
-    activation = clip.model.visual.transformer.resblocks[0].mlp.gelu
-    assert isinstance(activation, open_clip.transformer.QuickGELU)
-
-
 def test_the_values_of_a_file_arrive_in_the_model(tmp_path: Path) -> None:
     shapes = released_shapes("ViT-S-32-alt", gated=True)
     # Counted up, so that a transposed or swapped tensor would be noticed; random ones would take

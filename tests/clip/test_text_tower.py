@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from open_clip.hf_model import HFTextEncoder
 from support.methods import require_close, small_clip, weighted_gradients
 from torch import Tensor
 
@@ -78,19 +77,3 @@ def test_where_padding_counts_every_column_stays(
         other[0, -1] = 5
         same = torch.allclose(*map(model.encode_text, (tokens, other)), atol=1e-6)
         assert not same or name == "causal, last position"
-
-
-def test_a_tower_of_transformers_needs_what_is_no_padding() -> None:
-    from transformers import BertConfig
-
-    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
-    model = build({"custom": True})
-    model.text = HFTextEncoder(
-        "bert", 32, config=config, pooler_type="mean_pooler", pretrained=False
-    ).eval()
-    tokens = texts_of(2, 7, 3, 5)
-    assert text_lengths(model, tokens).tolist() == [2, 7, 3, 5]
-    with torch.inference_mode():
-        torch.testing.assert_close(
-            encode_text(model, tokens[:, :7]), model.encode_text(tokens), atol=1e-5, rtol=1e-5
-        )

@@ -35,8 +35,6 @@ def test_metrics_count_ranks_and_average_over_shown_classes() -> None:
     values = score(Scores(ranked, np.array([0, 0, 0, 1]), list("abcdef"), logits))
     assert (values["n"], values["top1"], values["top5"]) == (4, 0.5, 0.75)
     assert values["mean_per_class"] == pytest.approx((1 / 3 + 1) / 2)
-    counts = [(one.images, one.correct, one.correct_top5) for one in values["per_class"]]
-    assert counts == [(3, 1, 2), (1, 1, 1)] + 4 * [(0, 0, 0)]
 
 
 def test_a_result_agrees_with_its_tables_and_a_hand_sum(project: Project) -> None:
@@ -59,6 +57,7 @@ def test_a_result_agrees_with_its_tables_and_a_hand_sum(project: Project) -> Non
     per_class = pd.read_parquet(result.file("per_class.parquet"))
     assert per_class["class"].tolist() == list(SHAPES)
     assert (per_class["accuracy"] * per_class["images"]).sum() == pytest.approx(right * value.n)
+    assert (per_class["images"] == 4).all() and (per_class["correct_top5"] == 4).all()
 
 
 def test_a_result_names_what_it_was_measured_on_and_with(
@@ -69,7 +68,6 @@ def test_a_result_names_what_it_was_measured_on_and_with(
     assert (value.dataset, value.domain, value.method) == ("drawn shapes", "shapes", "base")
     assert (value.protocol, value.n, value.n_classes) == ("zero-shot", 16, 4)
     assert value.evaluator_version == STAGES["domain_results"].version
-    assert value.temperature is not None and value.calibration_error is not None
     assert result.counts["calibration_error"] == value.calibration_error != value.uncalibrated_error
     assert value.top5 == 1.0  # of four classes, all count
     parents = result.parents

@@ -11,9 +11,8 @@ import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -81,13 +80,12 @@ COMPUTING = (
 )
 
 
-@dataclass
-class Lineage:
+class Lineage(NamedTuple):
     """What a device made of the project: artifacts and operations of the pretended GPU, by step."""
 
     project: Project
-    made: dict[str, Artifact] = field(default_factory=dict)
-    operations: dict[str, Counter[str]] = field(default_factory=dict)
+    made: dict[str, Artifact]
+    operations: dict[str, Counter[str]]
 
 
 def on(device: str) -> contextlib.AbstractContextManager[Counter[str]]:
@@ -117,13 +115,10 @@ def lineages(
         shutil.copytree(inputs, folder, dirs_exist_ok=True)
         sections = {"customization": {"defaults": STEPS}, "elevater": ELEVATER, "dense": DENSE}
         made = write_project(
-            folder,
-            tiny_checkpoint,
-            drawings,
-            **{"device": device, "methods": ALL, **sections},
+            folder, tiny_checkpoint, drawings, device=device, methods=ALL, **sections
         )
         edit_domain(made, "shapes", shots=SHOTS)
-        lineage = Lineage(Project.load(made.path))
+        lineage = Lineage(Project.load(made.path), {}, {})
         with on(device) as operations:
             for step in STEPS_OF_DOMAIN:
                 operations.clear()

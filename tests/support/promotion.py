@@ -20,8 +20,9 @@ from conftest import write_project
 from react_pipeline.evaluation.domain_results import (
     EVALUATOR_VERSION,
     EvalResult,
-    _write_result,
     score,
+    write_classes,
+    write_result,
 )
 from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.lineage import fresh, parents_of, resolve
@@ -149,13 +150,14 @@ def write_measured(
 ) -> dict[str, Any]:
     """Write what is measured of a model on images of these classes; returns the counts."""
     if correct is None:
-        _write_result(directory, EvalResult(**about, unavailable="no images"))
+        write_result(directory, EvalResult(**about, unavailable="no images"))
         return {"unavailable": "no images"}
     class_ids = np.arange(len(correct)) % len(names)
     first = np.where(correct, class_ids, (class_ids + 1) % len(names))
     ranked = np.stack([first, (first + 2) % len(names)], axis=1)
     logits = np.eye(len(names), dtype=np.float32)[first]
-    measured = EvalResult(**about, **score(Scores(ranked, class_ids, list(names), logits)))
+    scores = Scores(ranked, class_ids, list(names), logits)
+    measured = EvalResult(**about, **score(scores))
     table = {
         "image": [f"{number:06d}.png" for number in range(len(correct))],
         "class_id": class_ids,
@@ -163,7 +165,8 @@ def write_measured(
         "probability": 0.5,
     }
     pd.DataFrame(table).to_parquet(directory / "predictions.parquet", index=False)
-    _write_result(directory, measured)
+    write_result(directory, measured)
+    write_classes(directory, scores)
     named = {"top1", "top5", "mean_per_class", "n", "n_classes"}
     return {**measured.model_dump(include=named), "seconds": 0.5}
 

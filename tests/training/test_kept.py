@@ -10,11 +10,11 @@ import pytest
 import torch
 from support.methods import weighted_gradients
 from support.pairs import DrawnPairs
+from support.training import OwnCustomization
 
 from react_pipeline.clip import Clip, text_parameters
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import Scratch
-from react_pipeline.training import World
 from react_pipeline.training import kept as module
 from react_pipeline.training.kept import TrainingTexts
 
@@ -23,37 +23,28 @@ PAIRS = DrawnPairs([("circle", "red"), ("square", "red"), ("circle", "red"), ("s
 
 
 def texts_of(clip: Clip, folder: Path, **fields: Any) -> TrainingTexts:
-    return TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(**fields), World(), Scratch(folder))
+    own: Any = OwnCustomization(PAIRS, DOMAIN, TrainingConfig(**fields), Scratch(folder))
+    return TrainingTexts(clip, own)
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_trained_text_tower_gets_its_own_gradients(
-    clip: Clip, tmp_path: Path, again: bool
+def test_a_trained_text_tower_gets_its_own_gradients_from_each_text_once(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     texts = texts_of(clip, tmp_path, activation_checkpointing=again)
     assert clip.model.transformer.grad_checkpointing == again
-    order = torch.tensor([0, 1, 2, 3, 1])
+    encode = Mock(wraps=module.encode_text)
+    monkeypatch.setattr(module, "encode_text", encode)
+    order = torch.tensor([0, 1, 2, 0, 1])
     vectors = texts.vectors(texts.caption_ids(order))
     tokens = clip.tokenizer([PAIRS.texts[number] for number in order])
+    ((_, encoded), _) = encode.call_args
+    assert encoded.shape == (2, int(tokens.argmax(dim=1).max()) + 1)  # without padding
     own = clip.model.encode_text(tokens, normalize=True)
     torch.testing.assert_close(vectors, own, atol=1e-5, rtol=1e-5)
     trained = text_parameters(clip.model)
     gradients = (weighted_gradients(one, trained) for one in (vectors, own))
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
-
-
-def test_equal_texts_are_encoded_once_without_padding(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    texts = texts_of(clip, tmp_path)
-    encode = Mock(wraps=module.encode_text)
-    monkeypatch.setattr(module, "encode_text", encode)
-    with torch.no_grad():
-        vectors = texts.vectors(texts.caption_ids(torch.tensor([2, 0, 1, 0])))
-    assert torch.equal(vectors[[0, 1]], vectors[[1, 3]])
-    longest = int(clip.tokenizer(PAIRS.texts[:2]).argmax(dim=1).max()) + 1
-    ((_, tokens), _) = encode.call_args
-    assert encode.call_count == 1 and tokens.shape == (2, longest)
 
 
 def test_vectors_are_kept_in_one_file_and_reused_as_a_whole(

@@ -17,7 +17,6 @@ from react_pipeline.embedding import Encoder
 from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.store import InputError
 from react_pipeline.training import ImageEncoder, ModelMethod, World
-from react_pipeline.training.data import image_tower
 from react_pipeline.training.guards import require_memory
 from react_pipeline.training.step import TrainingStep
 
@@ -59,7 +58,7 @@ def test_bytes_of_many_pairs_follow_from_those_of_few(
     if again:
         recompute_activations(model)
     training = TrainingConfig(precision=precision, activation_checkpointing=again)
-    encoder = ImageEncoder(model, image_tower(model, training, "cpu"), training, World())
+    encoder = ImageEncoder(model, training, World())
     tokens = clip.tokenizer(["a red circle"]).repeat(MANY, 1)
     texts: Any = SimpleNamespace(
         caption_ids=torch.as_tensor, vectors=lambda rows: encode_text(model, tokens[rows])

@@ -5,16 +5,7 @@ import torch
 
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import InputError, RetrievalError
-from react_pipeline.training import learning_rate
 from react_pipeline.training.schedule import MAX_LOG_SCALE, batch_at, fit_batch_size, max_log_scale
-
-
-def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    training = TrainingConfig(learning_rate=1.0, warmup_steps=4, steps=12)
-    rates = [learning_rate(step, training) for step in range(13)]
-    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert rates[8::4] == pytest.approx([0.5, 0])
-    assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
 def test_epochs_and_share_of_warm_up_are_steps_of_whole_batches() -> None:
@@ -55,8 +46,3 @@ def test_a_batch_that_suits_no_pairs_or_processes_is_refused(
 ) -> None:
     with pytest.raises(error, match=text):
         fit_batch_size(TrainingConfig(batch_size=size), pairs, processes)
-
-
-def test_a_batch_has_as_many_pairs_in_each_process() -> None:
-    assert fit_batch_size(TrainingConfig(), 2, 1) == 2
-    assert fit_batch_size(TrainingConfig(batch_size=64), 41, 2) == 40

@@ -11,7 +11,7 @@ import pytest
 from support.drawings import draw
 from support.upkeep import edit_domain
 
-from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
@@ -60,8 +60,8 @@ def test_both_sets_are_equally_large_and_name_each_other(project: Project) -> No
 @pytest.mark.parametrize("method", ["gated-image", "linear-head", "linear-head-control"])
 def test_results_and_predictions_keep_them_apart(project: Project, method: str) -> None:
     checkpoint = customize(project, "shapes", method)
-    result = EvalResult.read(evaluate(project, "shapes", method))
-    images = {entry.name: entry.images for entry in result.per_class}
+    classes = pd.read_parquet(evaluate(project, "shapes", method).file("per_class.parquet"))
+    images = classes.set_index("class")["images"].to_dict()
     assert images == {**dict.fromkeys(LABELS, 4), **dict.fromkeys(TWINS, 2)}
     classifier = Classifier.load(
         "shapes", method, config=project.path, device="cpu", precision="fp32"

@@ -107,6 +107,7 @@ STAGES = (
         parents_of_method=model_parents,
         identity=_identity,
         outside=_outside,
+        version="2",
         data=OwnData(
             "guards.sets",
             lambda config: bool(config.section(GuardsConfig).sets),

@@ -28,7 +28,7 @@ from react_pipeline.clip import (
     from_parts,
     read_config,
     recompute_activations,
-    step_bytes,
+    row_bytes,
     trains_images,
     trains_text,
 )
@@ -190,7 +190,7 @@ def _row_bytes(clip: Clip, precision: str, training: TrainingConfig, with_images
                 if not trained or trains_text(model):
                     yield encode_text(model, tokens[:count])
 
-        return step_bytes(encode, trained, rows)
+        return row_bytes(encode, rows, trained)
 
 
 def time_encoder(architecture: Architecture) -> tuple[float, float, float]:

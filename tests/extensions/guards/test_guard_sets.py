@@ -210,7 +210,8 @@ def test_a_real_set_is_measured_with_its_own_classes(
         run(project, GUARD_RESULTS, f"shapes/{method}")
     artifact = fresh(project, GUARD_RESULTS, f"shapes/{GATED}")
     measured = json.loads(artifact.file("photos/result.json").read_text())
-    assert [entry["name"] for entry in measured["per_class"]] == ["red circle", "square"]
+    classes = pd.read_parquet(artifact.file("photos/per_class.parquet"))["class"]
+    assert classes.tolist() == ["red circle", "square"]
     assert 0 <= measured["top1"] <= 1 and measured["n"] == artifact.counts["photos"]["n"] > 0
     assert measured["checkpoint_fingerprint"] == artifact.parents["customized_checkpoint"]
     assert "nowhere" in artifact.counts["absent"]["unavailable"]
