@@ -19,7 +19,7 @@ Of a test:
 - `tiny_project`: `make_project()`; nothing is built yet; domains `shapes` and `colours`.
 - `indexed_project`: the same with everything up to `faiss_index` in a store of its own.
 - `retrieved_project`: the same with evaluation, retrieved and control sets of both domains too.
-- `tracking`: `Tracking` in a copy of `mlflow_database`, where `tiny_project` logs too.
+- `tracking`: `Tracking` of `tiny_project`, over a copy of `mlflow_database`.
 - `clip`: the model of `tiny_checkpoint`, which the test may change.
 - `processor`: one whose seconds `plan` need not measure.
 - `short_rotation`: FAISS trains rotations in few rounds.
@@ -339,10 +339,10 @@ def mlflow_database(share: Share) -> Path:
 
 
 @pytest.fixture
-def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
+def tracking(mlflow_database: Path, tmp_path: Path, tiny_project: Project) -> Tracking:
     shutil.copy(mlflow_database, tmp_path)
     log._unreachable_until.clear()  # a server that another test met
-    return Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny")
+    return Tracking(tiny_project)
 
 
 @pytest.fixture

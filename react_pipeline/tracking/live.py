@@ -14,9 +14,9 @@ from typing import Self
 
 from react_pipeline.store import Inputs, ReactError
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.notes import NOTE_TAG, dagster_url
+from react_pipeline.tracking.notes import NOTE_TAG
 from react_pipeline.tracking.runs import ERROR_TAG, ERROR_TYPE_TAG, FAILED, FINISHED, KILLED
-from react_pipeline.tracking.values import Row, rows_of_record, run_params, run_tags
+from react_pipeline.tracking.values import Row, rows_of_record
 from react_pipeline.training import TrainingObserver
 
 PAUSE_SECONDS = 20.0
@@ -48,7 +48,6 @@ class LiveRun(TrainingObserver):
         self._inputs: Inputs | None = None
         self._waiting: list[Row] = []
         self._known: set[int] = set()
-        self._is_finished = False
         self._started_ms, self._written = 0, 0.0
 
     def started(self, inputs: Inputs, first_step: int) -> None:
@@ -86,23 +85,18 @@ class LiveRun(TrainingObserver):
         """Write what waits to the run, which the first call that MLflow answers opens; nothing if
         that is finished already.
         """
-        if self.run_id is None and not self._is_finished:
+        if self.run_id is None:
             self._open(inputs)
         if self.run_id is not None:
             self._tracking.write(self.run_id, rows=self._waiting, without=self._known)
             self._waiting.clear()
 
     def _open(self, inputs: Inputs) -> None:
-        runs = self._tracking
-        tags = run_tags(inputs, self._dagster_run_id, dagster_url(runs.dagster))
-        run = runs.open(tags, inputs.key, self._started_ms)
-        run_id = str(run.info.run_id)
-        self._is_finished = run.info.status == FINISHED
-        if not self._is_finished:
-            runs.write(run_id, params=run_params(inputs))
-            self._known = runs.logged_steps(run)
-            self.run_id = run_id
-            if url := runs.url(run_id):
+        run = self._tracking.open(inputs, self._dagster_run_id, self._started_ms)
+        if run.info.status != FINISHED:
+            self._known = self._tracking.logged_steps(run)
+            self.run_id = str(run.info.run_id)
+            if url := self._tracking.url(self.run_id):
                 self._report(f"MLflow: {url}")
 
     def _close(self, inputs: Inputs, error: BaseException | None) -> None:

@@ -26,11 +26,13 @@ from PIL import Image
 import react_pipeline
 from react_pipeline.installation import DISTRIBUTION
 from react_pipeline.project import Project
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT
 from react_pipeline.store import Artifact, ReactError
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+
+    from react_pipeline.tracking.runs import Runs
 
 logger = logging.getLogger(__name__)
 
@@ -61,22 +63,17 @@ def package_model(project: Project, checkpoint: Artifact, directory: Path) -> bo
     return True
 
 
-def refresh_calibration(
-    client: MlflowClient, project: Project, checkpoint: tuple[str, str, str], model_id: str
-) -> None:
+def refresh_calibration(runs: Runs, result: Artifact, model_id: str) -> None:
     """Put the calibration by its newest result into a logged model, which was logged before it was
-    measured.
-
-    Args:
-        checkpoint: Stage, key and fingerprint; one that was pruned keeps its own.
-        model_id: Its logged model.
+    measured; that of a checkpoint that was pruned stays as it is.
     """
     from react_pipeline.extensions.hub import write_calibration
 
     with TemporaryDirectory() as name, suppress(ReactError):
-        write_calibration(project, project.store.open(*checkpoint), Path(name))
+        checkpoint = result.open_parent(CUSTOMIZED_CHECKPOINT)
+        write_calibration(runs.project, checkpoint, Path(name))
         for path in Path(name).iterdir():
-            client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")
+            runs.client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")
 
 
 def save_model(directory: Path, place: Path, model: LoggedModel) -> None:

@@ -93,7 +93,7 @@ def test_without_mlflow_a_roll_back_holds_and_is_applied_later(project: Project,
     assert standing(project, "shapes")[0].champion.method == "base"
     assert "broken" in run("list", "shapes")[1]
     project.path.write_text(kept)
-    assert Tracking.of(project).sync(project) is not None
+    assert Tracking(project).sync() is not None
     models = client_of(project).search_registered_models("name = 'react-shapes'")
     assert not [model for model in models if "champion" in model.aliases]
 

@@ -40,7 +40,7 @@ URI = "models:/react-shapes@champion"
 def register(project: Project, tracking: Tracking, method: str) -> Artifact:
     """A registered checkpoint, with the alias; MLflow finds it at its global address."""
     made = customize(project, "shapes", method)
-    assert tracking.log_artifact(project, made)
+    assert tracking.log_artifact(made)
     MlflowClient(tracking.uri).set_registered_model_alias("react-shapes", "champion", "1")
     mlflow.set_tracking_uri(tracking.uri)
     return made
@@ -120,7 +120,7 @@ def test_a_model_measured_after_logging_answers_calibrated(
     found, plain = answers()
     assert not found["calibrated"].iloc[0]
     result = evaluate(retrieved_project, "shapes", "gated-image")
-    assert tracking.log_artifact(retrieved_project, result)
+    assert tracking.log_artifact(result)
     found, calibrated = answers()
     assert found["calibrated"].iloc[0] and calibrated != pytest.approx(plain, abs=0.01)
     assert found["confidence"].iloc[:3].tolist() == pytest.approx(calibrated, abs=2e-3)
