@@ -15,7 +15,7 @@ Does not belong here: judging (`judgement`), deciding (`decision`).
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -61,7 +61,7 @@ class Case:
     verdict: Verdict
     results: Mapping[str, Artifact]
     skipped: Mapping[str, str]
-    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence]
 
     def result(self, method: str) -> Measured | str:
         """Return the result of a method, or the reason why there is none."""
@@ -85,16 +85,17 @@ class Case:
         return self.result_of(self.verdict.champion)
 
     def result_of(self, contender: Contender) -> Measured | None:
-        """Return the fresh result of a model if it is of this checkpoint, else its newest."""
-        result = self.result(contender.method)
-        if contender.method == BASE_METHOD:
-            return result if isinstance(result, Measured) else None
-        if (
-            isinstance(result, Measured)
-            and contender.checkpoint in result.artifact.parents.values()
+        """Return the fresh result of a model if it is of this checkpoint, else its newest; of the
+        base only the fresh one.
+        """
+        method, checkpoint = contender.method, contender.checkpoint
+        result = self.result(method)
+        is_base = method == BASE_METHOD
+        if isinstance(result, Measured) and (
+            is_base or checkpoint in result.artifact.parents.values()
         ):
             return result
-        found = find_results(self.project, self.slug, contender.method, contender.checkpoint)
+        found = [] if is_base else find_results(self.project, self.slug, method, checkpoint)
         return next(iter(found), None)
 
     def seen(self, champion: Measured | None) -> dict[str, str]:
@@ -160,17 +161,15 @@ def build_case(project: Project, slug: str) -> Case:
     """
     from react_pipeline.extensions.guards import GuardsConfig
 
-    verdict, last = standing(project, slug)
-    case = Case(project, slug, last, verdict, *gather(project, PROMOTION, slug))
-    if not project.has_domain(slug):
-        return case
     has_guards = project.config.section(GuardsConfig).sets
     if project.config.promotion.max_drop is not None and not has_guards:
         raise InputError(
             "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
             "remove it"
         )
-    return replace(case, evidence=collect_evidence(project, slug))
+    verdict, last = standing(project, slug)
+    evidence = collect_evidence(project, slug) if project.has_domain(slug) else {}
+    return Case(project, slug, last, verdict, *gather(project, PROMOTION, slug), evidence)
 
 
 def find_results(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
@@ -260,9 +259,8 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
     """Return the verdict; a model that is rolled back is rejected until a person promotes it."""
     before = case.verdict
     champion = judgement.champion or before.champion
-    base = case.result(BASE_METHOD)
-    if champion.method == BASE_METHOD and isinstance(base, Measured):
-        champion = base.contender
+    if measured := case.result_of(champion):
+        champion = measured.contender  # with its result of today
     earlier = before.previous_champions
     rejected = set(before.rejected)
     if judgement.decision == "rolled back":
@@ -294,9 +292,6 @@ def _parents(case: Case, verdict: Verdict) -> dict[str, Artifact]:
     previous = next(reversed(verdict.previous_champions), None)
     for name, model in (("champion", verdict.champion), ("previous", previous)):
         if model is None or model.method == BASE_METHOD:
-            continue
-        if name == "champion" and (result := case.result_of(model)) is not None:
-            parents[name] = result.artifact
             continue
         key = method_key(case.slug, model.method) if model.stage == DOMAIN_RESULTS else case.slug
         with suppress(ReactError):  # its files are gone

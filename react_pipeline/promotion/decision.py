@@ -184,11 +184,9 @@ def _apply_rule(case: Case) -> Judgement:
         judgement = judge(list(candidates), case.champion, name, case.project.config.promotion)
         if judgement.decision == "incomparable":
             judgement = replace(judgement, reason=f"{judgement.reason}; {_way_out(case)}")
-    today = case.champion.contender if case.champion else None
-    if judgement.decision == "promoted":
-        today = judgement.challenger
+    promoted = judgement.challenger if judgement.decision == "promoted" else None
     rows = [*judgement.rows, *_untested_rows(case, judgement)]
-    return replace(judgement, rows=rows, champion=today)
+    return replace(judgement, rows=rows, champion=promoted)
 
 
 def _candidates(case: Case, objections: dict[str, str]) -> Iterator[Candidate]:
@@ -229,13 +227,11 @@ def _untested_rows(case: Case, judgement: Judgement) -> Iterator[dict[str, Any]]
     for method in case.project.config.candidates:
         if method in tested:
             continue
-        result = case.result(method)
+        result, why = case.result(method), ""
         if isinstance(result, Measured):
-            is_rejected = result.contender.checkpoint in case.verdict.rejected
-            why = "a person took it back" if is_rejected else ""
-        elif case.deciding is not None and method == case.verdict.champion.method:
-            why = ""
-        else:
+            if result.contender.checkpoint in case.verdict.rejected:
+                why = "a person took it back"
+        elif case.deciding is None or method != case.verdict.champion.method:
             why = result
         yield {"method": method, "status": "left out" if why else "champion", "why": why}
 
