@@ -19,6 +19,8 @@ Of a test:
 - `tiny_project`: `make_project()`; nothing is built yet; domains `shapes` and `colours`.
 - `indexed_project`: the same with everything up to `faiss_index` in a store of its own.
 - `retrieved_project`: the same with evaluation, retrieved and control sets of both domains too.
+- `measured_project`: `make_project` with the methods `base` and `gated-image`, whose published
+  results get 100 and 140 of 200 images of `shapes` right.
 - `tracking`: `Tracking` of `tiny_project`, over a copy of `mlflow_database`.
 - `clip`: the model of `tiny_checkpoint`, which the test may change.
 - `processor`: one whose seconds `plan` need not measure.
@@ -326,6 +328,16 @@ def _retrieved_store(
 def retrieved_project(tiny_project: Project, _retrieved_store: Path) -> Project:
     shutil.copytree(_retrieved_store, tiny_project.config.store)
     return tiny_project
+
+
+@pytest.fixture
+def measured_project(make_project: Callable[..., Project]) -> Project:
+    from support.promotion import measure
+
+    project = make_project(methods=["base", "gated-image"])
+    measure(project, "base", 100)
+    measure(project, "gated-image", 140)
+    return project
 
 
 @pytest.fixture(scope="session")
