@@ -16,7 +16,6 @@ import pytest
 from mlflow import MlflowClient
 from support.tracking import runs_of, tracking_at
 
-from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs, TrainingError
 from react_pipeline.tracking import LiveRun, Tracking, live, log
 
@@ -164,26 +163,13 @@ def test_finished_run_of_the_same_inputs_is_left_alone(
     assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
 
 
-def test_a_server_that_is_down_fails_no_training(
-    tracking: Tracking, caplog: pytest.LogCaptureFixture
-) -> None:
-    lines = records(0, 1, 2)
-    with training(tracking_at(tracking.project, DOWN), lines):
-        pass
-    assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == [
-        "WARNING"
-    ]
-    tracking.log_artifact(publish(tracking, lines))
-    assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2]
-
-
-def test_progress_is_reported_now_and_then(
-    tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+def test_progress_is_reported_now_and_then_also_where_no_server_answers(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(live, "PAUSE_SECONDS", 600.0)
     reported: list[str] = []
     for steps, first in (({"steps": 9}, 4), ({}, 0)):  # a closed form has no steps to report
-        with LiveRun(tracking_at(tiny_project, DOWN), "", reported.append) as run:
+        with LiveRun(tracking_at(tracking.project, DOWN), "", reported.append) as run:
             run.started(Inputs("customized_checkpoint", KEY, steps, {}, "1"), first)
             for step in range(first, 9):
                 run.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
@@ -191,4 +177,7 @@ def test_progress_is_reported_now_and_then(
         f"training {KEY}: resuming at step 4",
         "step 5 of 9: loss 0.5, 12 images/s",
         f"training {KEY}: from the start",
+    ]
+    assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == [
+        "WARNING"
     ]

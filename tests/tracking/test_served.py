@@ -30,7 +30,7 @@ from react_pipeline.evaluation import evaluate
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
-from react_pipeline.tracking import Tracking, served
+from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.package import write_code
 from react_pipeline.training import customize
 
@@ -132,6 +132,7 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
     retrieved_project: Project,
     tracking: Tracking,
     request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     checkpoint = request.getfixturevalue(name)
     base = retrieved_project.store.current("base_checkpoint", "all")
@@ -146,6 +147,7 @@ def test_a_model_holds_no_pickle_and_no_second_copy(
     }
     model = mlflow.pyfunc.load_model(URI)
     assert model.predict(model.input_example)["error"].isna().all()
+    assert model.predict(pd.DataFrame({"image": [str(png(tmp_path))]}))["error"].isna().all()
     assert not [
         path for path in folder.rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}
     ]
@@ -194,10 +196,12 @@ def client(head: Artifact, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], t
     return ask
 
 
-def test_wrong_requests_get_one_line(client: Callable[[Any], tuple[int, str]]) -> None:
-    bad = rows("bm8gaW1hZ2U=")
+def test_wrong_requests_get_one_line(
+    client: Callable[[Any], tuple[int, str]], tmp_path: Path
+) -> None:
+    bad = rows("bm8gaW1hZ2U=", str(png(tmp_path)))  # no stranger reads files
     status, text = client(bad)
-    assert status == 200 and "not_an_image" in text
+    assert status == 200 and text.count("not_an_image") == 2
     for wrong in (
         {**bad, "params": {"top_k": 0}},
         {**bad, "params": {"top_k": 10**9}},
@@ -226,14 +230,3 @@ def test_the_carried_code_is_this_package_with_its_extensions(tmp_path: Path) ->
     ).stdout.split()
     assert all(name.startswith(str(place)) for name in found[:2])
     assert int(found[2]) > 10 and found[3] == "0.1.0"
-
-
-def test_a_file_is_read_where_no_stranger_asks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.png"
-    path.write_bytes(b"picture")
-    assert served._read(str(path)) == b"picture"
-    monkeypatch.setenv(served._SERVED, "1")
-    with pytest.raises(ValueError, match="not_an_image"):
-        served._read(str(path))
