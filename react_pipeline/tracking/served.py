@@ -70,9 +70,8 @@ class ServedClassifier(PythonModel):
             MlflowException: If a parameter is out of its range, or a request over HTTP has more
                 than `MAX_SERVED_ROWS`.
         """
-        options = params or {}
-        top_k = int(options.get("top_k", 5))
-        threshold = float(options.get("threshold", 0.0))
+        options = params or {}  # MLflow gives all of the signature
+        top_k, threshold = options["top_k"], options["threshold"]
         # MLflow's server answers errors of its own kind in one line.
         if not (1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1):
             raise MlflowException.invalid_parameter_value(

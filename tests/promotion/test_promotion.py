@@ -58,11 +58,9 @@ def promoted(project: Project, method: str = GATED, right: int = 140) -> Verdict
     return verdict
 
 
-def test_a_clear_gain_over_the_base_makes_a_champion(
-    project: Project,
-) -> None:
-    mine = measure(project, GATED, 140)
-    artifact = decide(project, "shapes")
+def test_a_clear_gain_over_the_base_makes_a_champion(measured_project: Project) -> None:
+    mine = measured_project.store.current("domain_results", f"shapes/{GATED}")
+    artifact = decide(measured_project, "shapes")
     verdict = Verdict.read(artifact)
     assert (verdict.decision, verdict.by) == ("promoted", "rule")
     assert (verdict.champion_before.method, verdict.champion.method) == ("base", GATED)

@@ -18,10 +18,9 @@ from support.tracking import STEPS, artifact_of, runs_of, tracking_at
 from react_pipeline.evaluation import compare
 from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, Store
-from react_pipeline.tracking import Tracking, rows_of_record, run_params
+from react_pipeline.store import Store
+from react_pipeline.tracking import Tracking, rows_of_record
 from react_pipeline.tracking.datasets import dataset_inputs
-from react_pipeline.tracking.values import run_metrics
 
 
 def test_artifact_becomes_finished_run_below_run_of_its_domain(tracking: Tracking) -> None:
@@ -255,16 +254,6 @@ def test_links_lead_to_the_mlflow_that_a_browser_reaches(
     project = make_project()
     assert tracking_at(project, "http://127.0.0.1:1").url("abc") == f"http://127.0.0.1:1{page}"
     assert Tracking(project).url("abc") is None
-
-
-def test_infinite_values_are_left_out_and_long_texts_cut(tiny_project: Project) -> None:
-    counts = {"a": float("inf"), "b": True, "c": 2}
-    created = "1970-01-01T00:00:01+00:00"
-    manifest = {"counts": counts, "files": {}, "config": {"classes": ["x" * 9_000]}}
-    manifest |= {"created": created, "key": "all"}
-    artifact = Artifact(tiny_project.config.store, manifest)
-    assert list(run_metrics(artifact)) == [("c", 2.0, 0, 1_000)]
-    assert len(run_params(artifact)["classes"]) == 500
 
 
 def test_a_long_training_gives_few_points_and_a_short_one_all() -> None:
