@@ -10,9 +10,7 @@ whatever MLflow raises.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.promotion import Contender, Verdict, standing
@@ -25,7 +23,7 @@ from react_pipeline.stage import (
 )
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.datasets import dataset_inputs
-from react_pipeline.tracking.package import package_model, refresh_calibration, save_model
+from react_pipeline.tracking.package import create_model, refresh_calibration
 from react_pipeline.tracking.runs import Runs, only
 from react_pipeline.tracking.values import MAX_TAG_CHARS
 
@@ -70,7 +68,7 @@ def log_model(runs: Runs, artifact: Artifact, run_id: str) -> None:
         tags["method"] = method
     model = only(
         lambda: find_models(runs, artifact.fingerprint),
-        lambda: _create(runs, artifact, run_id, tags),
+        lambda: create_model(runs, artifact, run_id, tags),
         lambda model: client.delete_logged_model(model.model_id),
     )
     if method and not method.endswith(CONTROL_SUFFIX):
@@ -79,38 +77,6 @@ def log_model(runs: Runs, artifact: Artifact, run_id: str) -> None:
     if outputs is None or not outputs.model_outputs:  # unless logging was interrupted after it
         step = int(artifact.counts.get("steps") or 0)
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-
-
-def _create(runs: Runs, artifact: Artifact, run_id: str, tags: dict[str, str]) -> None:
-    # As mlflow.pyfunc.log_model and mlflow.create_external_model do, without their global state
-    # (active run, address).
-    from mlflow.utils.file_utils import local_file_uri_to_path
-
-    domain, method = domain_and_method(artifact.key)
-    params = {"domain": domain, "method": method} if method else {"method": "base"}
-    # On the store's disk, for links.
-    directory = runs.project.store.root / ".mlflow_model" / artifact.fingerprint
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    try:
-        is_packaged = bool(method) and package_model(runs.project, artifact, directory)
-        model = runs.client.create_logged_model(
-            runs.experiment_id,
-            "-".join(params.values()),
-            run_id,
-            tags if is_packaged else {**tags, "mlflow.model.isExternal": "true"},
-            params,
-            model_type="react_classifier" if is_packaged else "open_clip",
-        )
-        if is_packaged and model.artifact_location.startswith("file:"):
-            # Written where it stays, for it may hold gigabytes.
-            save_model(directory, Path(local_file_uri_to_path(model.artifact_location)), model)
-        elif is_packaged:
-            save_model(directory, directory / "saved", model)
-            runs.client.log_model_artifacts(model.model_id, str(directory / "saved"))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    runs.client.finalize_logged_model(model.model_id, "READY")
 
 
 def _register(

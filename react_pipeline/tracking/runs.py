@@ -167,8 +167,7 @@ class Runs:
             name = stage
         tags = run_tags(source, dagster_run_id, dagster_url(self.project.config.dagster_url))
         tags |= {**self._origin(), "mlflow.parentRunId": self._parent(group)}
-        place = {"asset": stage, "fingerprint": source.fingerprint}
-        run = self._only(place, name, tags, started_ms)
+        run = self._only(("asset", "fingerprint"), name, tags, started_ms)
         run_id = run.info.run_id
         if run.info.status != FINISHED:
             self.client.update_run(run_id, RUNNING)
@@ -198,15 +197,16 @@ class Runs:
 
     def _only(
         self,
-        place: Mapping[str, str],
+        place: Collection[str],
         name: str,
         tags: Mapping[str, str],
         started_ms: int | None = None,
     ) -> Run:
+        """Return the run that has some of these tags, created with all of them."""
         return only(
-            lambda: self.find(place),
+            lambda: self.find({tag: tags[tag] for tag in place}),
             lambda: self.client.create_run(
-                self.experiment_id, started_ms, {**place, **tags}, run_name=name
+                self.experiment_id, started_ms, dict(tags), run_name=name
             ),
             lambda run: self.client.delete_run(run.info.run_id),
         )
@@ -214,7 +214,7 @@ class Runs:
     def _parent(self, group: str) -> str:
         """Return the run under which the UI folds all runs of a domain (or of the corpus)."""
         note = f"Everything of **{group}**: open a run below, or select several and press Compare."
-        run = self._only({PARENT_TAG: group}, group, {NOTE_TAG: note})
+        run = self._only([PARENT_TAG], group, {PARENT_TAG: group, NOTE_TAG: note})
         if run.info.status != FINISHED:
             self.client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
@@ -258,13 +258,13 @@ class Runs:
 
     def measured_on(self, run_id: str) -> dict[str, str]:
         """Return the model and the data set of a run, as MLflow's `Metric` names them."""
-        inputs = self.client.get_run(run_id).inputs
-        source = {}
-        for entry in inputs.dataset_inputs[:1]:
-            source["dataset_name"] = entry.dataset.name
-            source["dataset_digest"] = entry.dataset.digest
-        for model in inputs.model_inputs[:1]:
-            source["model_id"] = model.model_id
+        source: dict[str, str] = {}
+        if inputs := self.client.get_run(run_id).inputs:
+            for entry in inputs.dataset_inputs[:1]:
+                source["dataset_name"] = entry.dataset.name
+                source["dataset_digest"] = entry.dataset.digest
+            for model in inputs.model_inputs[:1]:
+                source["model_id"] = model.model_id
         return source
 
     def logged_steps(self, run: Run) -> set[int]:

@@ -158,10 +158,9 @@ def find_calibration(
     for entry in find_results(project, slug, method, checkpoint.fingerprint):
         result = entry.result
         config = {"prompts": {}, **entry.artifact.manifest["config"]}
-        alike = [one.name for one in result.per_class] == domain.class_names and all(
-            config.get(name) == value for name, value in texts.items()
-        )
-        if alike and result.temperature is not None:
+        names = [one.name for one in result.per_class]
+        is_alike = names == domain.class_names and texts.items() <= config.items()
+        if is_alike and result.temperature is not None:
             return result.temperature, f"{result.n:,} labelled images of {result.dataset}"
     if HEAD_RECORD_FILE not in checkpoint.manifest["files"]:
         return None, ""
