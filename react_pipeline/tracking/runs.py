@@ -252,9 +252,12 @@ class Runs:
             for row in rows
             if row.step not in without or not row.name.startswith(TRAINING_PREFIX)
         ]
-        texts = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in (tags or {}).items()]
-        given = [Param(*param) for param in (params or {}).items()]
-        self.client.log_batch(run_id, metrics, given, texts)
+        self.client.log_batch(
+            run_id,
+            metrics,
+            [Param(*param) for param in (params or {}).items()],
+            [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in (tags or {}).items()],
+        )
 
     def measured_on(self, run_id: str) -> dict[str, str]:
         """Return the model and the data set of a run, as MLflow's `Metric` names them."""
