@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from react_pipeline.evaluation import Evidence, collect_evidence
 from react_pipeline.lineage import gather, resolve
@@ -209,26 +208,25 @@ def _make_last_current(project: Project, slug: str) -> Artifact | None:
     while True:
         _, last = standing(project, slug)
         try:
-            following = project.store.open(PROMOTION, slug, _fingerprint_after(slug, last))
+            after = _fingerprint_after(slug, last.fingerprint if last else None)
+            following = project.store.open(PROMOTION, slug, after)
             following.verify()
         except (MissingArtifact, CorruptArtifact):
             return last
         project.store.set_current(following)
 
 
-def _fingerprint_after(slug: str, last: Artifact | None) -> str:
-    return hash_value([PROMOTION, slug, last.fingerprint if last else None])
+def _fingerprint_after(slug: str, last: str | None) -> str:
+    return hash_value([PROMOTION, slug, last])
 
 
 @dataclass(frozen=True)
 class _InputsAfter(Inputs):
-    """The inputs of the verdict that follows one: only one can, whatever it is made from."""
+    """The inputs of the verdict that follows one, by its fingerprint: only one can, whatever it is
+    made from.
+    """
 
-    last: Artifact | None = None
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity, "last": self.last.fingerprint if self.last else None}
+    last: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -249,7 +247,7 @@ def _publish(case: Case, judgement: Judgement) -> Artifact:
     parents = _parents(case, verdict)
     inputs = resolve(case.project, PROMOTION, case.slug, parents=parents, content=content)
     return case.project.store.build(
-        _InputsAfter(**vars(inputs), last=case.last),
+        _InputsAfter(**vars(inputs), last=case.last.fingerprint if case.last else None),
         lambda folder, _: write_verdict(folder, verdict, judgement.rows),
         is_current=False,
     )

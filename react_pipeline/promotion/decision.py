@@ -212,9 +212,9 @@ def _objections(case: Case) -> dict[Contender, str]:
                 CUSTOMIZED_CHECKPOINT, method_key(case.slug, method)
             )
             contender = Contender(method=method, checkpoint=checkpoint.fingerprint)
-            reasons = [one.objection(case.project, contender) for one in case.evidence.values()]
-            if any(reasons):
-                objections[contender] = "; ".join(filter(None, reasons))
+            reasons = (one.objection(case.project, contender) for one in case.evidence.values())
+            if why := "; ".join(filter(None, reasons)):
+                objections[contender] = why
     return objections
 
 
