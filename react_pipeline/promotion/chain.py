@@ -24,6 +24,7 @@ from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Judgement, Measured
 from react_pipeline.promotion.verdicts import (
     BASE_METHOD,
+    MOVES,
     Contender,
     HistoryEntry,
     Verdict,
@@ -146,9 +147,8 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
     if artifact is None or verdict.champion.method == BASE_METHOD:
         return None
     # Decisions that change nothing name the champion too.
-    entries = (*verdict.history, verdict.as_history_entry(artifact))
-    moved = [entry for entry in entries if entry.decision in ("promoted", "rolled back")]
-    return moved[-1]
+    moved = verdict.decision in MOVES
+    return verdict.as_history_entry(artifact) if moved else verdict.history[-1]
 
 
 def build_case(project: Project, slug: str) -> Case:
@@ -268,11 +268,10 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
         earlier = (*earlier, before.champion)
         rejected.discard(champion.checkpoint)
     history = before.history
-    if case.last is not None and (before.by == "person" or before.decision == "promoted"):
+    if case.last is not None and before.decision in MOVES:
         history = (*history, before.as_history_entry(case.last))
-    judged = {name: value for name, value in vars(judgement).items() if name != "rows"}
     return Verdict(
-        **judged | {"champion": champion},
+        **vars(judgement) | {"champion": champion},
         domain=case.slug,
         champion_before=before.champion,
         previous_champions=earlier,
