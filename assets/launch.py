@@ -179,7 +179,7 @@ def materialize(
         launch = Launch(project, defs, instance, on_line)
         launch.run(places)
     raise_if_stopped()
-    Tracking.of(project).sync(project)
+    Tracking(project).sync()
     launch.summary.seconds = time.monotonic() - started
     return launch.summary
 

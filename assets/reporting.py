@@ -70,8 +70,8 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, Any]
     """Log an artifact, which never fails the step; returns the metadata that leads to its MLflow
     run.
     """
-    tracking = Tracking.of(project)
-    logged = tracking.log_artifact(project, artifact, run_id)
+    tracking = Tracking(project)
+    logged = tracking.log_artifact(artifact, run_id)
     if logged is None:
         return {"mlflow": "tracking unavailable, will be logged at the next run"}
     url = tracking.url(logged)

@@ -86,5 +86,5 @@ def customize_here(context: Context, project: Project, slug: str, method: str) -
     """Customize in this process; its progress is in the run's log, and in MLflow."""
     from react_pipeline.training import customize  # loads torch
 
-    with LiveRun(Tracking.of(project), context.run.run_id, context.log.info) as observer:
+    with LiveRun(Tracking(project), context.run.run_id, context.log.info) as observer:
         return customize(project, slug, method, observer)

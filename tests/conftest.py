@@ -19,7 +19,9 @@ Of a test:
 - `tiny_project`: `make_project()`; nothing is built yet; domains `shapes` and `colours`.
 - `indexed_project`: the same with everything up to `faiss_index` in a store of its own.
 - `retrieved_project`: the same with evaluation, retrieved and control sets of both domains too.
-- `tracking`: `Tracking` in a copy of `mlflow_database`, where `tiny_project` logs too.
+- `measured_project`: `make_project` with the methods `base` and `gated-image`, whose published
+  results get 100 and 140 of 200 images of `shapes` right.
+- `tracking`: `Tracking` of `tiny_project`, over a copy of `mlflow_database`.
 - `clip`: the model of `tiny_checkpoint`, which the test may change.
 - `processor`: one whose seconds `plan` need not measure.
 - `short_rotation`: FAISS trains rotations in few rounds.
@@ -328,6 +330,16 @@ def retrieved_project(tiny_project: Project, _retrieved_store: Path) -> Project:
     return tiny_project
 
 
+@pytest.fixture
+def measured_project(make_project: Callable[..., Project]) -> Project:
+    from support.promotion import measure
+
+    project = make_project(methods=["base", "gated-image"])
+    measure(project, "base", 100)
+    measure(project, "gated-image", 140)
+    return project
+
+
 @pytest.fixture(scope="session")
 def mlflow_database(share: Share) -> Path:
     from mlflow import MlflowClient
@@ -339,10 +351,10 @@ def mlflow_database(share: Share) -> Path:
 
 
 @pytest.fixture
-def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
+def tracking(mlflow_database: Path, tmp_path: Path, tiny_project: Project) -> Tracking:
     shutil.copy(mlflow_database, tmp_path)
     log._unreachable_until.clear()  # a server that another test met
-    return Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny")
+    return Tracking(tiny_project)
 
 
 @pytest.fixture

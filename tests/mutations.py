@@ -147,7 +147,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/sources/image_client.py", "if not rules.can_fetch(ROBOT, url):", "if False:", "extensions/sources/test_url_source.py::test_good_images_come_and_failures_have_reason_and_attempts"),
     Guard("react_pipeline/extensions/sources/image_client.py", "if obey and opts_out(answer.headers):", "if False:", "extensions/sources/test_url_source.py::test_good_images_come_and_failures_have_reason_and_attempts"),
     Guard("react_pipeline/tracking/runs.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
-    Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),
+    Guard("react_pipeline/tracking/runs.py", "beside if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_lie_beside_the_store_where_no_server_is_the_uri"),
     # What forgets is not promoted
     Guard("react_pipeline/promotion/judgement.py", 'return ("challenger", self.objection) if self.objection else ("promoted", "")', 'return "promoted", ""', GUARD_SETS),
     Guard("react_pipeline/extensions/guards/results.py", "            if one.unavailable:\n", "            if False:\n", GUARD_SETS + "::test_what_is_not_known_is_no_drop_of_zero"),

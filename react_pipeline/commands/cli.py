@@ -44,7 +44,7 @@ _PANELS = ("Start", "Build", "Look at the data", "Use a model", "Operate")
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     help="Customize CLIP to your own visual domain from class names alone (REACT): Dagster "
     "assets, tracked in MLflow.",
 )
@@ -122,23 +122,12 @@ def materialize(
     print_start_page(project, domain or ())
 
 
-def _summarize(group: typer.Typer) -> None:
-    """Show the summary of each command's docstring in `--help` without its line breaks."""
-    for command in group.registered_commands:
-        summary = (command.callback.__doc__ or "").partition("\n\n")[0]
-        command.short_help = " ".join(summary.split())
-    for inner in group.registered_groups:
-        if inner.typer_instance:
-            _summarize(inner.typer_instance)
-
-
 app.command(rich_help_panel="Build")(results)
 app.add_typer(models_app, name="models", rich_help_panel="Build")
 answers(lambda extension: extension.add_commands(app))
 app.registered_commands.sort(
     key=lambda command: (*_PANELS, command.rich_help_panel).index(command.rich_help_panel)
 )
-_summarize(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -123,7 +123,7 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     before = verdict.champion_before.identity
     after = verdict.champion.identity
     console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}")
-    if Tracking.of(project).log_artifact(project, artifact) is None:
+    if Tracking(project).log_artifact(artifact) is None:
         print_error(
             "note: MLflow does not answer. The store holds the decision; the registry is updated "
             "by the next run of an asset or of these commands"

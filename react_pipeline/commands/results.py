@@ -108,7 +108,7 @@ def _links(
     if dagster := addresses.get("dagster"):
         yield "Dagster", f"{dagster}  (lineage, pictures, checks)"
     if mlflow := addresses.get("mlflow"):
-        yield "MLflow", f"{Tracking.of(look).results_page(mlflow)}  (runs, curves, models)"
+        yield "MLflow", f"{Tracking(look).results_page(mlflow)}  (runs, curves, models)"
     if not addresses:
         yield "next", "react-pipeline ui        lineage and checks (Dagster), runs (MLflow)"
     yield "more", "react-pipeline results   every method; `models list`: why each champion is one"

@@ -15,9 +15,8 @@ Does not belong here: judging (`judgement`), deciding (`decision`).
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from react_pipeline.evaluation import Evidence, collect_evidence
 from react_pipeline.lineage import gather, resolve
@@ -25,6 +24,7 @@ from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Judgement, Measured
 from react_pipeline.promotion.verdicts import (
     BASE_METHOD,
+    MOVES,
     Contender,
     HistoryEntry,
     Verdict,
@@ -61,7 +61,7 @@ class Case:
     verdict: Verdict
     results: Mapping[str, Artifact]
     skipped: Mapping[str, str]
-    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence]
 
     def result(self, method: str) -> Measured | str:
         """Return the result of a method, or the reason why there is none."""
@@ -85,16 +85,17 @@ class Case:
         return self.result_of(self.verdict.champion)
 
     def result_of(self, contender: Contender) -> Measured | None:
-        """Return the fresh result of a model if it is of this checkpoint, else its newest."""
-        result = self.result(contender.method)
-        if contender.method == BASE_METHOD:
-            return result if isinstance(result, Measured) else None
-        if (
-            isinstance(result, Measured)
-            and contender.checkpoint in result.artifact.parents.values()
+        """Return the fresh result of a model if it is of this checkpoint, else its newest; of the
+        base only the fresh one.
+        """
+        method, checkpoint = contender.method, contender.checkpoint
+        result = self.result(method)
+        is_base = method == BASE_METHOD
+        if isinstance(result, Measured) and (
+            is_base or checkpoint in result.artifact.parents.values()
         ):
             return result
-        found = find_results(self.project, self.slug, contender.method, contender.checkpoint)
+        found = [] if is_base else find_results(self.project, self.slug, method, checkpoint)
         return next(iter(found), None)
 
     def seen(self, champion: Measured | None) -> dict[str, str]:
@@ -146,9 +147,8 @@ def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
     if artifact is None or verdict.champion.method == BASE_METHOD:
         return None
     # Decisions that change nothing name the champion too.
-    entries = (*verdict.history, verdict.as_history_entry(artifact))
-    moved = [entry for entry in entries if entry.decision in ("promoted", "rolled back")]
-    return moved[-1]
+    moved = verdict.decision in MOVES
+    return verdict.as_history_entry(artifact) if moved else verdict.history[-1]
 
 
 def build_case(project: Project, slug: str) -> Case:
@@ -160,17 +160,15 @@ def build_case(project: Project, slug: str) -> Case:
     """
     from react_pipeline.extensions.guards import GuardsConfig
 
-    verdict, last = standing(project, slug)
-    case = Case(project, slug, last, verdict, *gather(project, PROMOTION, slug))
-    if not project.has_domain(slug):
-        return case
     has_guards = project.config.section(GuardsConfig).sets
     if project.config.promotion.max_drop is not None and not has_guards:
         raise InputError(
             "promotion.max_drop: there is no guard set to measure it on; add `guards.sets`, or "
             "remove it"
         )
-    return replace(case, evidence=collect_evidence(project, slug))
+    verdict, last = standing(project, slug)
+    evidence = collect_evidence(project, slug) if project.has_domain(slug) else {}
+    return Case(project, slug, last, verdict, *gather(project, PROMOTION, slug), evidence)
 
 
 def find_results(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
@@ -210,26 +208,25 @@ def _make_last_current(project: Project, slug: str) -> Artifact | None:
     while True:
         _, last = standing(project, slug)
         try:
-            following = project.store.open(PROMOTION, slug, _fingerprint_after(slug, last))
+            after = _fingerprint_after(slug, last.fingerprint if last else None)
+            following = project.store.open(PROMOTION, slug, after)
             following.verify()
         except (MissingArtifact, CorruptArtifact):
             return last
         project.store.set_current(following)
 
 
-def _fingerprint_after(slug: str, last: Artifact | None) -> str:
-    return hash_value([PROMOTION, slug, last.fingerprint if last else None])
+def _fingerprint_after(slug: str, last: str | None) -> str:
+    return hash_value([PROMOTION, slug, last])
 
 
 @dataclass(frozen=True)
 class _InputsAfter(Inputs):
-    """The inputs of the verdict that follows one: only one can, whatever it is made from."""
+    """The inputs of the verdict that follows one, by its fingerprint: only one can, whatever it is
+    made from.
+    """
 
-    last: Artifact | None = None
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity, "last": self.last.fingerprint if self.last else None}
+    last: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -250,7 +247,7 @@ def _publish(case: Case, judgement: Judgement) -> Artifact:
     parents = _parents(case, verdict)
     inputs = resolve(case.project, PROMOTION, case.slug, parents=parents, content=content)
     return case.project.store.build(
-        _InputsAfter(**vars(inputs), last=case.last),
+        _InputsAfter(**vars(inputs), last=case.last.fingerprint if case.last else None),
         lambda folder, _: write_verdict(folder, verdict, judgement.rows),
         is_current=False,
     )
@@ -260,9 +257,8 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
     """Return the verdict; a model that is rolled back is rejected until a person promotes it."""
     before = case.verdict
     champion = judgement.champion or before.champion
-    base = case.result(BASE_METHOD)
-    if champion.method == BASE_METHOD and isinstance(base, Measured):
-        champion = base.contender
+    if measured := case.result_of(champion):
+        champion = measured.contender  # with its result of today
     earlier = before.previous_champions
     rejected = set(before.rejected)
     if judgement.decision == "rolled back":
@@ -272,11 +268,10 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
         earlier = (*earlier, before.champion)
         rejected.discard(champion.checkpoint)
     history = before.history
-    if case.last is not None and (before.by == "person" or before.decision == "promoted"):
+    if case.last is not None and before.decision in MOVES:
         history = (*history, before.as_history_entry(case.last))
-    judged = {name: value for name, value in vars(judgement).items() if name != "rows"}
     return Verdict(
-        **judged | {"champion": champion},
+        **vars(judgement) | {"champion": champion},
         domain=case.slug,
         champion_before=before.champion,
         previous_champions=earlier,
@@ -294,9 +289,6 @@ def _parents(case: Case, verdict: Verdict) -> dict[str, Artifact]:
     previous = next(reversed(verdict.previous_champions), None)
     for name, model in (("champion", verdict.champion), ("previous", previous)):
         if model is None or model.method == BASE_METHOD:
-            continue
-        if name == "champion" and (result := case.result_of(model)) is not None:
-            parents[name] = result.artifact
             continue
         key = method_key(case.slug, model.method) if model.stage == DOMAIN_RESULTS else case.slug
         with suppress(ReactError):  # its files are gone

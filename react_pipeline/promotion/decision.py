@@ -11,7 +11,7 @@ from typing import Any
 
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.chain import NEVER, Case, build_case, conclude, standing
+from react_pipeline.promotion.chain import NEVER, Case, build_case, conclude
 from react_pipeline.promotion.judgement import (
     Candidate,
     Judgement,
@@ -89,11 +89,8 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         raise InputError("give a reason: it is what the next person reads")
     result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
     checkpoint = result.parents[CUSTOMIZED_CHECKPOINT]
-    champion = standing(project, slug)[0].champion
-    if champion.is_same(Contender(method=method, checkpoint=checkpoint)):
-        raise InputError(f"{slug}: {champion.identity} is champion already; nothing to promote")
 
-    def by_person(case: Case) -> Judgement | None:
+    def by_person(case: Case) -> Judgement:
         before = case.verdict.champion
         entry = case.result(method)
         test: PairedTest | str = ""
@@ -103,7 +100,7 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         else:
             chosen = _judged(case, method, checkpoint, why=entry)
         if chosen.is_same(before):
-            return None  # another process published this decision
+            raise InputError(f"{slug}: {before.identity} is champion already; nothing to promote")
         who = person or "a person"
         because = (
             f"{who} made {chosen.identity} champion instead of {before.identity}"
@@ -184,11 +181,9 @@ def _apply_rule(case: Case) -> Judgement:
         judgement = judge(list(candidates), case.champion, name, case.project.config.promotion)
         if judgement.decision == "incomparable":
             judgement = replace(judgement, reason=f"{judgement.reason}; {_way_out(case)}")
-    today = case.champion.contender if case.champion else None
-    if judgement.decision == "promoted":
-        today = judgement.challenger
+    promoted = judgement.challenger if judgement.decision == "promoted" else None
     rows = [*judgement.rows, *_untested_rows(case, judgement)]
-    return replace(judgement, rows=rows, champion=today)
+    return replace(judgement, rows=rows, champion=promoted)
 
 
 def _candidates(case: Case, objections: dict[str, str]) -> Iterator[Candidate]:
@@ -217,9 +212,9 @@ def _objections(case: Case) -> dict[Contender, str]:
                 CUSTOMIZED_CHECKPOINT, method_key(case.slug, method)
             )
             contender = Contender(method=method, checkpoint=checkpoint.fingerprint)
-            reasons = [one.objection(case.project, contender) for one in case.evidence.values()]
-            if any(reasons):
-                objections[contender] = "; ".join(filter(None, reasons))
+            reasons = (one.objection(case.project, contender) for one in case.evidence.values())
+            if why := "; ".join(filter(None, reasons)):
+                objections[contender] = why
     return objections
 
 
@@ -229,13 +224,11 @@ def _untested_rows(case: Case, judgement: Judgement) -> Iterator[dict[str, Any]]
     for method in case.project.config.candidates:
         if method in tested:
             continue
-        result = case.result(method)
+        result, why = case.result(method), ""
         if isinstance(result, Measured):
-            is_rejected = result.contender.checkpoint in case.verdict.rejected
-            why = "a person took it back" if is_rejected else ""
-        elif case.deciding is not None and method == case.verdict.champion.method:
-            why = ""
-        else:
+            if result.contender.checkpoint in case.verdict.rejected:
+                why = "a person took it back"
+        elif case.deciding is None or method != case.verdict.champion.method:
             why = result
         yield {"method": method, "status": "left out" if why else "champion", "why": why}
 

@@ -19,10 +19,13 @@ BASE_METHOD = "base"
 
 Decision = Literal["promoted", "kept", "challenger", "incomparable", "nothing", "rolled back"]
 By = Literal["rule", "person"]
+MOVES = ("promoted", "rolled back")
+"""Decisions after which another model is champion."""
 
 
 class _Stored(BaseModel):
-    # Fields that a later version adds are passed over, so that the champion can always be read.
+    # Fields of a larger record, or that a later version adds, are passed over: the champion can
+    # always be read.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
@@ -136,10 +139,8 @@ class Verdict(Decided):
 
     def as_history_entry(self, artifact: Artifact) -> HistoryEntry:
         """Return this verdict, published as `artifact`, as an entry of the history."""
-        fields = self.model_dump(include={*Decided.model_fields})
-        return HistoryEntry(
-            promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields
-        )
+        decided = str(artifact.manifest["created"])
+        return HistoryEntry(promotion=artifact.fingerprint, decided=decided, **self.model_dump())
 
     @classmethod
     def read(cls, artifact: Artifact) -> Self:

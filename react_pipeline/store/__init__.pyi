@@ -42,6 +42,7 @@ from .errors import error_from_text as error_from_text
 from .errors import refusal_in as refusal_in
 from .folder import CURRENT as CURRENT
 from .folder import MANIFEST as MANIFEST
+from .folder import temporary_in as temporary_in
 from .pruning import RETENTION_SECONDS as RETENTION_SECONDS
 from .scratch import Scratch as Scratch
 from .store import Store as Store

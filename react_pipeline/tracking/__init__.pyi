@@ -7,9 +7,7 @@ from .notes import RESULTS_VIEW as RESULTS_VIEW
 from .notes import dagster_url as dagster_url
 from .notes import mlflow_url as mlflow_url
 from .notes import view_url as view_url
-from .runs import Runs as Runs
 from .values import flatten as flatten
 from .values import rows_of_record as rows_of_record
-from .values import run_params as run_params
 from .values import run_tags as run_tags
 from .values import shown_differences as shown_differences

@@ -52,8 +52,8 @@ def _describe(
     rows, head = 0, pd.DataFrame()
     with suppress(ReactError):  # pruned: what is left of it is its name
         rows, head = _sample(project.store.open(stage, domain, fingerprint))
-    with warnings.catch_warnings():  # hints for tables that a model is served with
-        warnings.simplefilter("ignore")
+    # Its warnings are hints for tables that a model is served with.
+    with warnings.catch_warnings(action="ignore"):
         name = f"{stage}-{domain}"
         described = from_pandas(head, source, name=name, digest=fingerprint).to_dict()
     profile = {"num_rows": rows, "num_elements": rows * len(head.columns)}

@@ -14,9 +14,9 @@ from typing import Self
 
 from react_pipeline.store import Inputs, ReactError
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.notes import NOTE_TAG, dagster_url
+from react_pipeline.tracking.notes import NOTE_TAG
 from react_pipeline.tracking.runs import ERROR_TAG, ERROR_TYPE_TAG, FAILED, FINISHED, KILLED
-from react_pipeline.tracking.values import Row, rows_of_record, run_params, run_tags
+from react_pipeline.tracking.values import Row, rows_of_record
 from react_pipeline.training import TrainingObserver
 
 PAUSE_SECONDS = 20.0
@@ -32,6 +32,8 @@ class LiveRun(TrainingObserver):
     same fingerprint resumes it.
     """
 
+    _inputs: Inputs
+
     def __init__(
         self,
         tracking: Tracking,
@@ -45,31 +47,27 @@ class LiveRun(TrainingObserver):
         """
         self.run_id: str | None = None
         self._tracking, self._dagster_run_id, self._report = tracking, dagster_run_id, report
-        self._inputs: Inputs | None = None
         self._waiting: list[Row] = []
         self._known: set[int] = set()
-        self._is_finished = False
         self._started_ms, self._written = 0, 0.0
 
     def started(self, inputs: Inputs, first_step: int) -> None:
         """Open the run of these inputs, or go on in the one that an earlier try left."""
         start = f"resuming at step {first_step}" if first_step else "from the start"
         self._report(f"training {inputs.key}: {start}")
-        if self._inputs is None:
-            self._inputs, self._started_ms = inputs, round(1000 * time.time())
-            self._tracking.ask(lambda: self._write(inputs))
+        self._inputs, self._started_ms = inputs, round(1000 * time.time())
+        self._tracking.ask(self._write)
 
     def stepped(self, record: Mapping[str, float]) -> None:
         """Keep the rows of a record, which are few in a long training; from time to time write
         them, and report the progress.
         """
         self._waiting.extend(rows_of_record(record))
-        inputs = self._inputs
-        if inputs is None or time.monotonic() - self._written < PAUSE_SECONDS:
+        if time.monotonic() - self._written < PAUSE_SECONDS:
             return
-        self._tracking.ask(lambda: self._write(inputs))
+        self._tracking.ask(self._write)
         self._written = time.monotonic()
-        if steps := inputs.config.get("steps"):  # a closed form has none
+        if steps := self._inputs.config.get("steps"):  # a closed form has none
             done = f"step {int(record['step']) + 1} of {steps}: loss {record['loss']:.4g}"
             if "images_per_second" in record:
                 done += f", {record['images_per_second']:g} images/s"
@@ -79,34 +77,29 @@ class LiveRun(TrainingObserver):
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if (inputs := self._inputs) is not None:
-            self._tracking.ask(lambda: self._close(inputs, error), anew=error is not None)
+        if self._started_ms:
+            self._tracking.ask(lambda: self._close(error), anew=error is not None)
 
-    def _write(self, inputs: Inputs) -> None:
+    def _write(self) -> None:
         """Write what waits to the run, which the first call that MLflow answers opens; nothing if
         that is finished already.
         """
-        if self.run_id is None and not self._is_finished:
-            self._open(inputs)
+        if self.run_id is None:
+            self._open()
         if self.run_id is not None:
             self._tracking.write(self.run_id, rows=self._waiting, without=self._known)
             self._waiting.clear()
 
-    def _open(self, inputs: Inputs) -> None:
-        runs = self._tracking
-        tags = run_tags(inputs, self._dagster_run_id, dagster_url(runs.dagster))
-        run = runs.open(tags, inputs.key, self._started_ms)
-        run_id = str(run.info.run_id)
-        self._is_finished = run.info.status == FINISHED
-        if not self._is_finished:
-            runs.write(run_id, params=run_params(inputs))
-            self._known = runs.logged_steps(run)
-            self.run_id = run_id
-            if url := runs.url(run_id):
+    def _open(self) -> None:
+        run = self._tracking.open(self._inputs, self._dagster_run_id, self._started_ms)
+        if run.info.status != FINISHED:
+            self._known = self._tracking.logged_steps(run)
+            self.run_id = str(run.info.run_id)
+            if url := self._tracking.url(self.run_id):
                 self._report(f"MLflow: {url}")
 
-    def _close(self, inputs: Inputs, error: BaseException | None) -> None:
-        self._write(inputs)
+    def _close(self, error: BaseException | None) -> None:
+        self._write()
         if error is None or self.run_id is None:
             return
         name = type(error).__name__

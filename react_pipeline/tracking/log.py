@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from react_pipeline.project import Project
 from react_pipeline.settings import without_secrets
 from react_pipeline.stage import (
     COMPARISON,
@@ -25,27 +24,18 @@ from react_pipeline.stage import (
     DOMAIN_RESULTS,
     PROMOTION,
     STAGES,
-    method_key,
 )
-from react_pipeline.store import (
-    MANIFEST,
-    Artifact,
-    CorruptArtifact,
-    MissingArtifact,
-)
+from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, MissingArtifact
 from react_pipeline.tracking.models import MODEL_STAGES, log_inputs, log_model, show_champion
-from react_pipeline.tracking.notes import dagster_url, short_reason, view_url
+from react_pipeline.tracking.notes import short_reason, view_url
 from react_pipeline.tracking.runs import FINISHED, Runs
 from react_pipeline.tracking.tables import log_tables
 from react_pipeline.tracking.values import (
-    DAGSTER_RUN_TAG,
     cost_rows,
     created_ms,
     difference_rows,
     run_files,
     run_metrics,
-    run_params,
-    run_tags,
 )
 
 logger = logging.getLogger(__name__)
@@ -68,16 +58,9 @@ whatever lacked one.
 
 
 class Tracking(Runs):
-    """The MLflow runs of one project, at one tracking URI; nothing is contacted before the first
-    artifact is logged.
-    """
+    """The MLflow runs of one project; nothing is contacted before the first artifact is logged."""
 
-    def log_artifact(
-        self,
-        project: Project,
-        artifact: Artifact,
-        dagster_run_id: str = "",
-    ) -> str | None:
+    def log_artifact(self, artifact: Artifact, dagster_run_id: str = "") -> str | None:
         """Log one artifact after whatever could not be logged before; returns the id of its run.
 
         Never raises, and is safe to repeat: an artifact that is logged already costs a look-up.
@@ -87,19 +70,19 @@ class Tracking(Runs):
         def log() -> str | None:
             known = _logged.get(self._place)
             if known is None or not known.issuperset(artifact.parents.values()):
-                self._sync(project)
-            run_id = self._log_if_accepted(project, artifact, dagster_run_id)
+                self._sync()
+            run_id = self._log_if_accepted(artifact, dagster_run_id)
             if run_id:
                 _logged[self._place].add(artifact.fingerprint)
             return run_id
 
         return self.ask(log)
 
-    def sync(self, project: Project) -> set[str] | None:
+    def sync(self) -> set[str] | None:
         """Log every artifact of the store that has no finished run; returns the fingerprints of
         those that have one then. None, with a warning, when MLflow does not answer.
         """
-        return self.ask(lambda: self._sync(project))
+        return self.ask(self._sync)
 
     def results_page(self, address: str) -> str:
         """Return where the server at `address` shows the results of all methods; `address` if
@@ -109,7 +92,7 @@ class Tracking(Runs):
 
     @property
     def _place(self) -> tuple[str, str]:
-        return self.uri, self.experiment
+        return self.uri, self.project.config.project
 
     def ask(self, question: Callable[[], Answer], *, anew: bool = False) -> Answer | None:
         """Connect and return the answer to a question; None, with a warning, when MLflow does not
@@ -130,21 +113,31 @@ class Tracking(Runs):
             )
             return None
 
-    def _sync(self, project: Project) -> set[str]:
-        with project.store.locked(LOCK):
+    def _sync(self) -> set[str]:
+        with self.project.store.locked(LOCK):
             logged = self.finished()
-            for artifact in _artifacts_except(project, logged):
-                if self._log_if_accepted(project, artifact):
+            for artifact in self._artifacts_except(logged):
+                if self._log_if_accepted(artifact):
                     logged.add(artifact.fingerprint)
         _logged[self._place] = logged
         return set(logged)
 
-    def _log_if_accepted(
-        self, project: Project, artifact: Artifact, dagster_run_id: str = ""
-    ) -> str | None:
+    def _artifacts_except(self, logged: set[str]) -> list[Artifact]:
+        """Return the artifacts of the store that are not logged, in the order of the data."""
+        look = self.project.store.look()
+        artifacts = []
+        for stage, key, fingerprint in look.places():
+            # What is pruned or damaged is replaced by what is logged for itself.
+            with suppress(MissingArtifact, CorruptArtifact):
+                if fingerprint not in logged:
+                    artifacts.append(look.open(stage, key, fingerprint))
+        order = {stage: number for number, stage in enumerate(STAGES)}
+        return sorted(artifacts, key=lambda one: (order.get(one.stage, -1), created_ms(one)))
+
+    def _log_if_accepted(self, artifact: Artifact, dagster_run_id: str = "") -> str | None:
         """Log one artifact; None, with a warning, if that fails and the server still answers."""
         try:
-            return self._log(project, artifact, dagster_run_id)
+            return self._log(artifact, dagster_run_id)
         except Exception as error:
             self.require_answer()
             logger.warning(
@@ -154,25 +147,22 @@ class Tracking(Runs):
             )
             return None
 
-    def _log(self, project: Project, artifact: Artifact, dagster_run_id: str) -> str:
+    def _log(self, artifact: Artifact, dagster_run_id: str) -> str:
         """Log one artifact; returns the id of its run."""
         if artifact.stage == PROMOTION:
-            show_champion(self.client, project, artifact)
+            show_champion(self, artifact)
         seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
-        tags = run_tags(artifact, dagster_run_id, dagster_url(self.dagster))
-        run = self.open(tags, artifact.key, created_ms(artifact) - seconds_ms)
+        run = self.open(artifact, dagster_run_id, created_ms(artifact) - seconds_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
-            if dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:  # logged by a later process
-                self.write(run_id, tags=tags)
             return run_id
+        log_inputs(self, artifact, run_id)
         self.write(
             run_id,
-            params=run_params(artifact),
             rows=[*run_metrics(artifact), *cost_rows(artifact)],
             # What a live training or a killed call has written stays as it is.
             without=self.logged_steps(run),
-            source=log_inputs(self, project, artifact, run_id),
+            source=self.measured_on(run_id),
         )
         for path in run_files(artifact):
             self.client.log_artifact(run_id, str(path))
@@ -180,9 +170,9 @@ class Tracking(Runs):
         if artifact.stage == DOMAIN_RESULTS:
             log_tables(self.client, run_id, artifact)
         if artifact.stage in MODEL_STAGES:
-            log_model(self, project, artifact, run_id)
+            log_model(self, artifact, run_id)
         if artifact.stage == COMPARISON:
-            self._log_differences(project, artifact)
+            self._log_differences(artifact)
         # A run that was streamed has the time at which its training began.
         ended = max(created_ms(artifact), run.info.start_time + seconds_ms)
         self.client.set_terminated(run_id, FINISHED, ended)
@@ -190,26 +180,10 @@ class Tracking(Runs):
             self.close_abandoned(artifact)
         return run_id
 
-    def _log_differences(self, project: Project, comparison: Artifact) -> None:
+    def _log_differences(self, comparison: Artifact) -> None:
         """Write what a comparison found to the runs of its results, which MLflow compares by it."""
         for method, rows in difference_rows(comparison).items():
             fingerprint = comparison.parents.get(method, "")
             for run in self.find({"asset": DOMAIN_RESULTS, "fingerprint": fingerprint}):
-                key = method_key(comparison.key, method)
-                result = project.store.open(DOMAIN_RESULTS, key, fingerprint)
                 run_id = run.info.run_id
-                source = log_inputs(self, project, result, run_id)
-                self.write(run_id, rows=rows, source=source)
-
-
-def _artifacts_except(project: Project, logged: set[str]) -> list[Artifact]:
-    """Return the artifacts of the store that are not logged, in the order of the data."""
-    look = project.store.look()
-    artifacts = []
-    for stage, key, fingerprint in look.places():
-        # What is pruned or damaged is replaced by what is logged for itself.
-        with suppress(MissingArtifact, CorruptArtifact):
-            if fingerprint not in logged:
-                artifacts.append(look.open(stage, key, fingerprint))
-    order = {stage: number for number, stage in enumerate(STAGES)}
-    return sorted(artifacts, key=lambda one: (order.get(one.stage, -1), created_ms(one)))
+                self.write(run_id, rows=rows, source=self.measured_on(run_id))

@@ -10,12 +10,9 @@ whatever MLflow raises.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from react_pipeline.project import Project
 from react_pipeline.promotion import Contender, Verdict, standing
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import (
@@ -23,11 +20,10 @@ from react_pipeline.stage import (
     CUSTOMIZED_CHECKPOINT,
     DOMAIN_RESULTS,
     domain_and_method,
-    method_key,
 )
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.datasets import dataset_inputs
-from react_pipeline.tracking.package import package_model, refresh_calibration, save_model
+from react_pipeline.tracking.package import create_model, refresh_calibration
 from react_pipeline.tracking.runs import Runs, only
 from react_pipeline.tracking.values import MAX_TAG_CHARS
 
@@ -59,7 +55,7 @@ def find_models(runs: Runs, fingerprint: str) -> list[LoggedModel]:
     return [model for model in models if model.status == LoggedModelStatus.READY]
 
 
-def log_model(runs: Runs, project: Project, artifact: Artifact, run_id: str) -> None:
+def log_model(runs: Runs, artifact: Artifact, run_id: str) -> None:
     """Log the artifact's model if it is not there; a trained one, unless it is a control, gets a
     version.
     """
@@ -72,7 +68,7 @@ def log_model(runs: Runs, project: Project, artifact: Artifact, run_id: str) -> 
         tags["method"] = method
     model = only(
         lambda: find_models(runs, artifact.fingerprint),
-        lambda: _create(runs, project, artifact, run_id, tags),
+        lambda: create_model(runs, artifact, run_id, tags),
         lambda model: client.delete_logged_model(model.model_id),
     )
     if method and not method.endswith(CONTROL_SUFFIX):
@@ -81,46 +77,6 @@ def log_model(runs: Runs, project: Project, artifact: Artifact, run_id: str) -> 
     if outputs is None or not outputs.model_outputs:  # unless logging was interrupted after it
         step = int(artifact.counts.get("steps") or 0)
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
-
-
-def _create(
-    runs: Runs, project: Project, artifact: Artifact, run_id: str, tags: dict[str, str]
-) -> None:
-    # As mlflow.pyfunc.log_model and mlflow.create_external_model do, without their global state
-    # (active run, address).
-    from mlflow.models.utils import get_external_mlflow_model_spec
-    from mlflow.utils.file_utils import local_file_uri_to_path
-
-    domain, method = domain_and_method(artifact.key)
-    params = {"domain": domain, "method": method} if method else {"method": "base"}
-    # On the store's disk, for links.
-    directory = project.store.root / ".mlflow_model" / artifact.fingerprint
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    try:
-        is_packaged = bool(method) and package_model(project, artifact, directory)
-        model = runs.client.create_logged_model(
-            runs.experiment_id,
-            "-".join(params.values()),
-            run_id,
-            tags if is_packaged else {**tags, "mlflow.model.isExternal": "true"},
-            params,
-            model_type="react_classifier" if is_packaged else "open_clip",
-        )
-        is_local = model.artifact_location.startswith("file:")
-        place = directory / "saved"
-        if is_local:  # written where it stays, for it may hold gigabytes
-            place = Path(local_file_uri_to_path(model.artifact_location))
-        if is_packaged:
-            save_model(directory, place, model)
-        else:
-            place.mkdir(parents=True)
-            get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
-        if not is_local:
-            runs.client.log_model_artifacts(model.model_id, str(place))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    runs.client.finalize_logged_model(model.model_id, "READY")
 
 
 def _register(
@@ -154,48 +110,31 @@ def _register(
     client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
 
 
-def log_inputs(runs: Runs, project: Project, artifact: Artifact, run_id: str) -> dict[str, str]:
-    """Write which data sets and which model a run used; returns what its metrics were measured
-    on, as MLflow's `Metric` names it. The model of a result gets the calibration that was measured
-    with it.
+def log_inputs(runs: Runs, artifact: Artifact, run_id: str) -> None:
+    """Write which data sets and which model a run used. The model of a result gets the calibration
+    that was measured with it.
     """
     from mlflow.entities import LoggedModelInput
 
     stage = next((stage for stage in MODEL_STAGES if stage in artifact.parents), "")
-    checkpoint = artifact.parents.get(stage, "")
-    models = find_models(runs, checkpoint)[:1] if stage else []
-    datasets = dataset_inputs(project, artifact)
-    runs.client.log_inputs(run_id, datasets, [LoggedModelInput(model.model_id) for model in models])
-    source = {}
-    for measured_on in datasets[:1]:
-        source["dataset_name"] = measured_on.dataset.name
-        source["dataset_digest"] = measured_on.dataset.digest
-    for model in models:
-        source["model_id"] = model.model_id
-        if stage == CUSTOMIZED_CHECKPOINT and artifact.stage == DOMAIN_RESULTS:
-            key = method_key(model.params["domain"], model.params["method"])
-            place = stage, key, checkpoint
-            refresh_calibration(runs.client, project, place, model.model_id)
-    return source
+    models = find_models(runs, artifact.parents[stage])[:1] if stage else []
+    inputs = [LoggedModelInput(model.model_id) for model in models]
+    runs.client.log_inputs(run_id, dataset_inputs(runs.project, artifact), inputs)
+    if stage == CUSTOMIZED_CHECKPOINT and artifact.stage == DOMAIN_RESULTS:
+        for model in models:
+            refresh_calibration(runs, artifact, model.model_id)
 
 
-def list_versions(client: MlflowClient, slug: str) -> list[ModelVersion]:
-    """Return all versions of a domain's model, oldest first; their tags name `method` and
-    `fingerprint` of the checkpoint.
-    """
-    versions = client.search_model_versions(f"name = '{model_name(slug)}'")
-    return sorted(versions, key=lambda version: int(version.version))
-
-
-def show_champion(client: MlflowClient, project: Project, promotion: Artifact) -> None:
+def show_champion(runs: Runs, promotion: Artifact) -> None:
     """Write what a verdict made of a domain's models to their versions, and the aliases of the last
     verdict.
     """
-    found = list_versions(client, promotion.key)
+    client, slug = runs.client, promotion.key
+    found = client.search_model_versions(f"name = '{model_name(slug)}'")
     versions = {version.tags.get("fingerprint", ""): version for version in found}
     _describe(client, promotion, versions)
     shown = None
-    while versions and (last := standing(project, promotion.key)[1]) != shown:  # decided meanwhile
+    while versions and (last := standing(runs.project, slug)[1]) != shown:  # decided meanwhile
         if last is not None:
             _point(client, last, versions)
         shown = last

@@ -26,11 +26,13 @@ from PIL import Image
 import react_pipeline
 from react_pipeline.installation import DISTRIBUTION
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, ReactError
+from react_pipeline.stage import CUSTOMIZED_CHECKPOINT, domain_and_method
+from react_pipeline.store import Artifact, ReactError, temporary_in
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
+
+    from react_pipeline.tracking.runs import Runs
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,38 @@ NEEDED = ("mlflow", "pandas")
 """What a served model needs besides the requirements of this package without extras."""
 
 
-def package_model(project: Project, checkpoint: Artifact, directory: Path) -> bool:
+def create_model(runs: Runs, artifact: Artifact, run_id: str, tags: dict[str, str]) -> None:
+    """Log a checkpoint as a model; the base, which has no classes, by its name alone.
+
+    `mlflow.pyfunc.log_model` and `mlflow.create_external_model` do so with global state (active
+    run, address).
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    domain, method = domain_and_method(artifact.key)
+    params = {"domain": domain, "method": method} if method else {"method": "base"}
+    # On the store's disk, for links; `prune` sweeps what a killed process leaves.
+    with TemporaryDirectory(dir=temporary_in(runs.project.store.root).parent) as name:
+        directory = Path(name)
+        is_packaged = bool(method) and _write_package(runs.project, artifact, directory)
+        model = runs.client.create_logged_model(
+            runs.experiment_id,
+            "-".join(params.values()),
+            run_id,
+            tags if is_packaged else {**tags, "mlflow.model.isExternal": "true"},
+            params,
+            model_type="react_classifier" if is_packaged else "open_clip",
+        )
+        if is_packaged and model.artifact_location.startswith("file:"):
+            # Written where it stays, for it may hold gigabytes.
+            _save(directory, Path(local_file_uri_to_path(model.artifact_location)), model)
+        elif is_packaged:
+            _save(directory, directory / "saved", model)
+            runs.client.log_model_artifacts(model.model_id, str(directory / "saved"))
+    runs.client.finalize_logged_model(model.model_id, "READY")
+
+
+def _write_package(project: Project, checkpoint: Artifact, directory: Path) -> bool:
     """Write a trained checkpoint below an empty folder, to be used without the store.
 
     Returns:
@@ -61,26 +94,8 @@ def package_model(project: Project, checkpoint: Artifact, directory: Path) -> bo
     return True
 
 
-def refresh_calibration(
-    client: MlflowClient, project: Project, checkpoint: tuple[str, str, str], model_id: str
-) -> None:
-    """Put the calibration by its newest result into a logged model, which was logged before it was
-    measured.
-
-    Args:
-        checkpoint: Stage, key and fingerprint; one that was pruned keeps its own.
-        model_id: Its logged model.
-    """
-    from react_pipeline.extensions.hub import write_calibration
-
-    with TemporaryDirectory() as name, suppress(ReactError):
-        write_calibration(project, project.store.open(*checkpoint), Path(name))
-        for path in Path(name).iterdir():
-            client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")
-
-
-def save_model(directory: Path, place: Path, model: LoggedModel) -> None:
-    """Write an MLflow model to `place`; what `package_model` wrote is moved into it."""
+def _save(directory: Path, place: Path, model: LoggedModel) -> None:
+    """Write an MLflow model to `place`; what `_write_package` wrote is moved into it."""
     from mlflow.models import Model, infer_signature
     from mlflow.pyfunc import save_model as save_pyfunc
 
@@ -131,3 +146,16 @@ def pinned_requirements() -> list[str]:
     names = {re.split(r"[^\w.-]", line)[0] for line in listed if "extra ==" not in line}
     versions = {name: metadata.version(name) for name in sorted({*names, *NEEDED})}
     return [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
+
+
+def refresh_calibration(runs: Runs, result: Artifact, model_id: str) -> None:
+    """Put the calibration by its newest result into a logged model, which was logged before it was
+    measured; that of a checkpoint that was pruned stays as it is.
+    """
+    from react_pipeline.extensions.hub import write_calibration
+
+    with TemporaryDirectory() as name, suppress(ReactError):
+        checkpoint = result.open_parent(CUSTOMIZED_CHECKPOINT)
+        write_calibration(runs.project, checkpoint, Path(name))
+        for path in Path(name).iterdir():
+            runs.client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")

@@ -14,21 +14,23 @@ import re
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from react_pipeline.evaluation import METRICS
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL, DOMAIN_RESULTS, domain_and_method
-from react_pipeline.store import Artifact, ReactError, locked
-from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, mlflow_url
+from react_pipeline.store import Artifact, Inputs, ReactError, locked
+from react_pipeline.tracking.notes import NOTE_TAG, TRAINING_PAGES, dagster_url, mlflow_url
 from react_pipeline.tracking.values import (
+    DAGSTER_RUN_TAG,
     LOSS,
     MAX_TAG_CHARS,
     TRAINING_PREFIX,
     Row,
+    run_params,
+    run_tags,
     shown_differences,
 )
 
@@ -84,48 +86,28 @@ millions of rows, which have no location.
 """
 
 
-@dataclass
 class Runs:
-    """The runs of one experiment, at one tracking URI; nothing is contacted before `connect`.
+    """The runs of one project, which is one experiment; nothing is contacted before `connect`.
 
     Attributes:
-        address: Where a browser finds MLflow, if it is configured.
-        files: Folder of the runs' files, if the tracking URI is a database other than a SQLite
-            file.
-        source: The project's `pipeline.yaml`, which MLflow shows as the source of a run.
-        dagster: Where a browser finds Dagster, if it is configured.
+        uri: The tracking URI.
         experiment_id: MLflow's default one before `connect`.
         client: Set by `connect`.
     """
 
-    uri: str
-    experiment: str
-    address: str | None = None
-    files: Path | None = None
-    source: str = ""
-    dagster: str | None = None
-    experiment_id: str = DEFAULT_EXPERIMENT
-    client: MlflowClient = field(init=False, repr=False, compare=False)
+    client: MlflowClient
 
-    @classmethod
-    def of(cls, project: Project) -> Self:
-        """Return the runs of a project, as its configuration names them."""
-        config = project.config
-        files = project.store.root.with_name(FILES)
-        return cls(
-            config.tracking_uri or "",
-            config.project,
-            config.mlflow_url,
-            files,
-            str(project.path),
-            config.dagster_url,
-        )
+    def __init__(self, project: Project) -> None:
+        """Read from the configuration where the runs are."""
+        self.project = project
+        self.uri = project.config.tracking_uri or ""
+        self.experiment_id = DEFAULT_EXPERIMENT
 
     def url(self, run_id: str) -> str | None:
         """Return where a browser shows a run; None when the tracking URI is a database and no
         server over it is configured.
         """
-        address = mlflow_url(self.address, self.uri)
+        address = mlflow_url(self.project.config.mlflow_url, self.uri)
         if not address:
             return None
         return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
@@ -137,7 +119,8 @@ class Runs:
         if not self.uri.startswith(SQLITE):
             # A server decides for itself; without one MLflow would use the working folder of this
             # process.
-            return self._connect(self.files if _DATABASE.match(self.uri) else None)
+            beside = self.project.store.root.with_name(FILES)
+            return self._connect(beside if _DATABASE.match(self.uri) else None)
         database = Path(self.uri.removeprefix(SQLITE))
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
@@ -151,11 +134,12 @@ class Runs:
 
         self.client = MlflowClient(self.uri, self.uri)
         # Each time, since the server may have been replaced.
-        experiment = self.client.get_experiment_by_name(self.experiment)
+        name = self.project.config.project
+        experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             location = files.resolve().as_uri() if files else None
             kind = dict([EXPERIMENT_KIND])
-            created = self.client.create_experiment(self.experiment, location, kind)
+            created = self.client.create_experiment(name, location, kind)
             experiment = self.client.get_experiment(created)
         elif files is not None:
             follow_project(experiment.artifact_location, files.resolve(), database)
@@ -167,27 +151,30 @@ class Runs:
         """Raise what MLflow raises if it takes not even a tag that is there already."""
         self.client.set_experiment_tag(self.experiment_id, *EXPERIMENT_KIND)
 
-    def open(self, tags: Mapping[str, str], key: str, started_ms: int | None = None) -> Run:
-        """Return the run with the `asset` and `fingerprint` of these tags.
+    def open(self, source: Artifact | Inputs, dagster_run_id: str, started_ms: int) -> Run:
+        """Return the run of an artifact, or of what is still being made, with its params and tags.
 
         It is created under the run of its domain. One that a killed or failed process left is
         resumed: it is RUNNING again and loses the reason of its failure. One that is FINISHED is
-        returned as it is.
+        returned as it is, and only learns which Dagster run it is of.
         """
-        place = {name: tags[name] for name in ("asset", "fingerprint")}
+        stage, key = source.stage, source.key
         group, _, _ = key.partition("/")
         # Domain and method come first: pages that compare runs cut long names.
-        name = key if tags["asset"] == DOMAIN_RESULTS else f"{key} {tags['asset']}"
+        name = key if stage == DOMAIN_RESULTS else f"{key} {stage}"
         if key == ALL:
-            group = "all domains" if tags["asset"] == "overview" else "corpus"
-            name = tags["asset"]
-        tags = {**self._origin(), **tags, "mlflow.parentRunId": self._parent(group)}
-        run = self._only(place, name, tags, started_ms)
+            group = "all domains" if stage == "overview" else "corpus"
+            name = stage
+        tags = run_tags(source, dagster_run_id, dagster_url(self.project.config.dagster_url))
+        tags |= {**self._origin(), "mlflow.parentRunId": self._parent(group)}
+        run = self._only(("asset", "fingerprint"), name, tags, started_ms)
         run_id = run.info.run_id
         if run.info.status != FINISHED:
             self.client.update_run(run_id, RUNNING)
             for reason in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
                 self.client.delete_tag(run_id, reason)
+            self.write(run_id, params=run_params(source), tags=tags)
+        elif dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:
             self.write(run_id, tags=tags)
         return run
 
@@ -196,27 +183,30 @@ class Runs:
         from mlflow.tracking.context.registry import resolve_tags
         from mlflow.utils.git_utils import get_git_commit
 
-        tags = {**resolve_tags(), "mlflow.source.name": self.source}
-        if commit := self.source and get_git_commit(self.source):
+        path = str(self.project.path)
+        tags = {**resolve_tags(), "mlflow.source.name": path}
+        if commit := get_git_commit(path):
             tags["mlflow.source.git.commit"] = commit
-        return {name: text for name, text in tags.items() if text}
+        return tags
 
     def find(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs with these tags, finished ones first."""
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        return sorted(self.client.search_runs([self.experiment_id], query), key=_rank)
+        runs = self.client.search_runs([self.experiment_id], query)
+        return sorted(runs, key=lambda run: (run.info.status != FINISHED, run.info.run_id))
 
     def _only(
         self,
-        place: Mapping[str, str],
+        place: Collection[str],
         name: str,
         tags: Mapping[str, str],
         started_ms: int | None = None,
     ) -> Run:
+        """Return the run that has some of these tags, created with all of them."""
         return only(
-            lambda: self.find(place),
+            lambda: self.find({tag: tags[tag] for tag in place}),
             lambda: self.client.create_run(
-                self.experiment_id, started_ms, {**place, **tags}, run_name=name
+                self.experiment_id, started_ms, dict(tags), run_name=name
             ),
             lambda run: self.client.delete_run(run.info.run_id),
         )
@@ -224,7 +214,7 @@ class Runs:
     def _parent(self, group: str) -> str:
         """Return the run under which the UI folds all runs of a domain (or of the corpus)."""
         note = f"Everything of **{group}**: open a run below, or select several and press Compare."
-        run = self._only({PARENT_TAG: group}, group, {NOTE_TAG: note})
+        run = self._only([PARENT_TAG], group, {PARENT_TAG: group, NOTE_TAG: note})
         if run.info.status != FINISHED:
             self.client.set_terminated(run.info.run_id, FINISHED)
         return str(run.info.run_id)
@@ -244,9 +234,9 @@ class Runs:
 
         Args:
             without: Steps of a training that are left out.
-            source: Model and data set of the metrics that rank models; others (counts, costs,
-                bounds) belong to the run alone, since MLflow draws a chart of every metric that a
-                model has.
+            source: Model and data set of the metrics that rank models (`measured_on`); others
+                (counts, costs, bounds) belong to the run alone, since MLflow draws a chart of every
+                metric that a model has.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -262,9 +252,23 @@ class Runs:
             for row in rows
             if row.step not in without or not row.name.startswith(TRAINING_PREFIX)
         ]
-        texts = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in (tags or {}).items()]
-        given = [Param(*param) for param in (params or {}).items()]
-        self.client.log_batch(run_id, metrics, given, texts)
+        self.client.log_batch(
+            run_id,
+            metrics,
+            [Param(*param) for param in (params or {}).items()],
+            [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in (tags or {}).items()],
+        )
+
+    def measured_on(self, run_id: str) -> dict[str, str]:
+        """Return the model and the data set of a run, as MLflow's `Metric` names them."""
+        source: dict[str, str] = {}
+        if inputs := self.client.get_run(run_id).inputs:
+            for entry in inputs.dataset_inputs[:1]:
+                source["dataset_name"] = entry.dataset.name
+                source["dataset_digest"] = entry.dataset.digest
+            for model in inputs.model_inputs[:1]:
+                source["model_id"] = model.model_id
+        return source
 
     def logged_steps(self, run: Run) -> set[int]:
         """Return the steps of a training that its run had when it was opened.
@@ -298,11 +302,6 @@ class Runs:
             found |= {run.data.tags.get("fingerprint", "") for run in page}
             if not (token := page.token):
                 return found - {""}  # those that group others
-
-
-def _rank(run: Run) -> tuple[bool, str]:
-    """Return the order of runs of one artifact: finished ones first."""
-    return run.info.status != FINISHED, run.info.run_id
 
 
 def only(

@@ -70,9 +70,8 @@ class ServedClassifier(PythonModel):
             MlflowException: If a parameter is out of its range, or a request over HTTP has more
                 than `MAX_SERVED_ROWS`.
         """
-        options = params or {}
-        top_k = int(options.get("top_k", 5))
-        threshold = float(options.get("threshold", 0.0))
+        options = params or {}  # MLflow gives all of the signature
+        top_k, threshold = options["top_k"], options["threshold"]
         # MLflow's server answers errors of its own kind in one line.
         if not (1 <= top_k <= MAX_TOP_K and 0 <= threshold <= 1):
             raise MlflowException.invalid_parameter_value(
@@ -83,27 +82,25 @@ class ServedClassifier(PythonModel):
                 f"{len(model_input):,} rows; send at most {MAX_SERVED_ROWS:,} in a request"
             )
         values = list(model_input["image"])
-        rows: list[tuple[Any, ...]] = []
+        rows: list[dict[str, Any]] = []
         # One request computes at a time: it takes all processors, and memory for its images.
         with self._turn:
             for start in range(0, len(values), BATCH_IMAGES):
                 rows += self._rows(values[start : start + BATCH_IMAGES], top_k, threshold)
-        return pd.DataFrame(rows, columns=ANSWER, index=model_input.index).astype(object)
+        found = pd.DataFrame(rows, columns=ANSWER, index=model_input.index).astype(object)
+        return found.where(found.notna(), None)
 
-    def _rows(self, values: list[object], top_k: int, threshold: float) -> list[tuple[Any, ...]]:
+    def _rows(self, values: list[object], top_k: int, threshold: float) -> list[dict[str, Any]]:
         decoded = [_decode(value) for value in values]
         images = [one for one in decoded if isinstance(one, Image)]
         predictions = iter(self._classifier.predict(images, top_k=top_k, threshold=threshold))
         calibrated = self._classifier.temperature is not None
-        rows: list[tuple[Any, ...]] = []
-        for one in decoded:
-            if isinstance(one, str):
-                rows.append((None, None, None, None, [], [], one))
-                continue
-            near = next(predictions)
-            certain = (near.label, near.confidence, calibrated, near.margin)
-            rows.append((*certain, list(near.classes), list(near.scores), None))
-        return rows
+        return [
+            {"classes": [], "scores": [], "error": one}
+            if isinstance(one, str)
+            else {**vars(next(predictions)), "calibrated": calibrated}
+            for one in decoded
+        ]
 
 
 def _decode(value: object) -> Image | str:

@@ -25,14 +25,14 @@ def log_tables(client: MlflowClient, run_id: str, result: Artifact) -> None:
     """Write the tables `per_class`, `confusion` and `predictions` of a `domain_results`, and the
     confusion matrix as a figure. What is there already stays: MLflow would append to a table.
     """
-    if not {"per_class.parquet", "predictions.parquet"} <= {*result.files}:
+    if "predictions.parquet" not in result.files:
         return  # unavailable
     there = {file.path for file in client.list_artifacts(run_id)}
     classes = pd.read_parquet(result.file("per_class.parquet"))
     answers = pd.read_parquet(result.file("predictions.parquet"))
     predictions = _predictions(answers, classes["class"])
     mistaken = predictions[~predictions["right"]]
-    confusion = mistaken.value_counts(["class", "predicted"]).rename("images").reset_index()
+    confusion = mistaken.value_counts(["class", "predicted"]).reset_index(name="images")
     tables = {"per_class": classes, "confusion": confusion, "predictions": predictions}
     for name, table in tables.items():
         if f"{name}.json" not in there:

@@ -159,8 +159,8 @@ def find_calibration(
         result = entry.result
         config = {"prompts": {}, **entry.artifact.manifest["config"]}
         names = [one.get("id", one["name"]) for one in config["classes"]]
-        alike = names == domain.class_names and texts.items() <= config.items()
-        if alike and result.temperature is not None:
+        is_alike = names == domain.class_names and texts.items() <= config.items()
+        if is_alike and result.temperature is not None:
             return result.temperature, f"{result.n:,} labelled images of {result.dataset}"
     if HEAD_RECORD_FILE not in checkpoint.manifest["files"]:
         return None, ""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dagster as dg
-import pytest
 from mlflow import MlflowClient
 from support.launch import code_location
-from support.promotion import measured_folder
 from support.upkeep import change_pipeline
 
 from react_pipeline.project.project import Project
@@ -27,13 +23,10 @@ def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
         )
 
 
-@pytest.fixture
-def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
-    return measured_folder(tmp_path, tiny_checkpoint, drawings)
-
-
-def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracking) -> None:
-    uri = tracking.uri
+def test_verdict_is_shown_checked_and_applied(
+    tracking: Tracking, measured_project: Project
+) -> None:
+    uri, project = tracking.uri, measured_project
     done = materialize(project, uri)
     (event,) = done.get_asset_materialization_events()
     shown = {name: value.value for name, value in event.materialization.metadata.items()}
@@ -49,8 +42,8 @@ def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracki
     assert client.get_model_version_by_alias(*alias).tags["method"] == GATED
 
 
-def test_mlflow_down_costs_no_verdict(project: Project) -> None:
-    done = materialize(project, "http://127.0.0.1:9")
+def test_mlflow_down_costs_no_verdict(measured_project: Project) -> None:
+    done = materialize(measured_project, "http://127.0.0.1:9")
     (event,) = done.get_asset_materialization_events()
     assert "unavailable" in event.materialization.metadata["mlflow"].value
-    assert standing(project, "shapes")[0].champion.method == GATED
+    assert standing(measured_project, "shapes")[0].champion.method == GATED

@@ -61,5 +61,5 @@ def test_all_of_them_are_trained_and_compared(launched: tuple[Project, Summary])
     assert rows.loc["head", "top1_mean"] == pytest.approx(values.mean())
     assert rows.loc["head", "top1_std"] == pytest.approx(values.std())
     assert not survey(project, ["shapes"]).tasks
-    (run,) = runs_of(Tracking.of(project), asset="domain_results", method="head")
+    (run,) = runs_of(Tracking(project), asset="domain_results", method="head")
     assert {"seeds", "top1_mean", "top1_std", "delta_top1_std"} <= set(run.data.metrics)

@@ -1,37 +1,25 @@
-"""Names of domain files: which are refused or not read, and what is said of a domain whose file is
-gone.
-"""
+"""Names of domain files: which are refused or not read."""
 
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import dagster as dg
 import pytest
-from conftest import write_project
 from support.commands import call_in_words
-from support.promotion import outcomes, result
 
 from react_pipeline.assets.domain_files import domain_files
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.decision import decide
 from react_pipeline.settings.config import RESERVED_SLUGS, DomainConfig
 from react_pipeline.settings.files import load_domains
 from react_pipeline.store.errors import InputError
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
-    methods = ["base", "gated-image"]
-    return write_project(tmp_path, tiny_checkpoint, drawings, methods=methods)
-
-
-@pytest.fixture
-def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(project.path.parent)
+def run(tiny_project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tiny_project.path.parent)
     return partial(call_in_words, capsys)
 
 
@@ -42,38 +30,29 @@ def test_a_name_that_means_something_else_is_refused() -> None:
             DomainConfig(slug=slug, classes=("cat",))
 
 
-def test_a_domain_file_with_another_ending_is_always_reported(project: Project, run) -> None:
-    path = project.config.domains / "birds.YAML"
+def test_a_domain_file_with_another_ending_is_always_reported(tiny_project: Project, run) -> None:
+    path = tiny_project.config.domains / "birds.YAML"
     path.write_text("classes: [owl]\n")
     reported = f"{path}: is not read: rename it to birds.yaml"
-    found, problems = load_domains(project.config.domains)
+    found, problems = load_domains(tiny_project.config.domains)
     assert set(found) == {"colours", "shapes"} and list(map(str, problems)) == [reported]
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance=instance)
-        (sensor,) = domain_files(ProjectResource(config_path=str(project.path)), [])
+        (sensor,) = domain_files(ProjectResource(config_path=str(tiny_project.path)), [])
         tick = sensor(context)
         assert reported in tick.skip_reason.skip_message
-    assert reported in [finding.detail for finding in diagnose(project.path)]
+    assert reported in [finding.detail for finding in diagnose(tiny_project.path)]
     code, _, error = run("domains", "validate")
     assert code == 2 and reported in error
     code, out, _ = run("status")
     assert code == 0 and "birds.yaml" in out
 
 
-def test_a_file_whose_name_is_no_slug_is_reported_with_the_rule(project: Project, run) -> None:
-    (project.config.domains / "Bad Name.yaml").write_text("classes: [owl]\n")
+def test_a_file_whose_name_is_no_slug_is_reported_with_the_rule(tiny_project: Project, run) -> None:
+    (tiny_project.config.domains / "Bad Name.yaml").write_text("classes: [owl]\n")
     with pytest.raises(InputError, match=r"'Bad Name'.*a-z, 0-9 and '-', 63 .* rename"):
-        project.domain("Bad Name")
+        tiny_project.domain("Bad Name")
     with pytest.raises(InputError, match=r"'\.\./x'"):
-        project.domain("../x")
+        tiny_project.domain("../x")
     _, out, _ = run("status")
     assert "Bad Name not readable" in out and "rename the file" in out
-
-
-def test_a_champion_without_a_domain_file_is_listed_by_name(project: Project, run) -> None:
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", "gated-image", outcomes(140))
-    decide(project, "shapes")
-    (project.config.domains / "shapes.yaml").unlink()
-    code, out, _ = run("models", "list", "shapes")
-    assert code == 0 and "gated-image" in out and "becomes champion" in out

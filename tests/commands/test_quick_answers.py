@@ -7,11 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from react_pipeline.extensions.demo.commands import write_demo_project
 from react_pipeline.project.project import Project
 
 MISTAKES = {
+    "nosuch": "No such command",
+    "results --nosuch": "No such option",
+    "status --config .": "is a folder",
+    "demo --config pipeline.yaml": "the demo needs `demo`",
     "predict nosuch pictures": "no domain 'nosuch'",
     "predict shapes nosuch": "nosuch: no such folder",
     "predict shapes empty": "empty: holds no picture",
@@ -34,10 +39,21 @@ MISTAKES = {
     "results --format xml": "xml",
     "models list nosuch": "no domain 'nosuch'",
     "models promote shapes nosuch --reason x": "unknown method 'nosuch'",
+    "models promote nosuch full --reason x": "no domain 'nosuch'",
     "domains names nosuch": "no domain 'nosuch'",
     "domains validate nosuch.yaml": "nosuch.yaml: cannot be read",
     "status --config nosuch.yaml": "nosuch.yaml: no such file",
     "init new --corpus nosuch": "there is no such kind",
+}
+
+SEARCHES = {
+    "search": "say what to search for, or give --image",
+    "search cat --image cat.png": "not both",
+    "search --image nosuch.png": "nosuch.png: cannot be read",
+    "search --image pipeline.yaml --mode t2t": "use i2i or i2t",
+    "search cat -k 0": "-k",
+    "search cat --mode i2i": "use t2t or t2i",
+    "search cat": "react-pipeline materialize --select '*faiss_index'",
 }
 
 CODE = """
@@ -47,16 +63,17 @@ answers = {}
 for question in json.loads(sys.argv[1]):
     shown = io.StringIO()
     with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
-        with contextlib.suppress(SystemExit):
+        try:
             main(question.split())
-    answers[question] = shown.getvalue().splitlines()
+        except SystemExit as stop:
+            answers[question] = [stop.code, *shown.getvalue().splitlines()]
 large = {"torch", "open_clip", "mlflow", "dagster", "scipy.optimize"} & sys.modules.keys()
 print(json.dumps([answers, "pandas" in sys.modules, sorted(large)]))
 """
 
 
-def asked(folder: Path, questions: Iterable[str]) -> tuple[dict[str, list[str]], bool]:
-    """What commands show, and whether pandas was loaded; nothing larger was."""
+def asked(folder: Path, questions: Iterable[str]) -> tuple[dict[str, Any], bool]:
+    """Exit codes and what commands show, and whether pandas was loaded; nothing larger was."""
     command = [sys.executable, "-c", CODE, json.dumps(list(questions))]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -68,7 +85,7 @@ def asked(folder: Path, questions: Iterable[str]) -> tuple[dict[str, list[str]],
 def test_questions_about_the_demo_load_no_model(tmp_path: Path) -> None:
     write_demo_project(tmp_path)
     answers, _ = asked(tmp_path, ["domains validate", "results"])
-    assert "4 valid" in answers["domains validate"]
+    assert answers["domains validate"] == [0, "4 valid"]
 
 
 def test_mistakes_are_answered_before_anything_is_loaded(tiny_project: Project) -> None:
@@ -76,8 +93,9 @@ def test_mistakes_are_answered_before_anything_is_loaded(tiny_project: Project) 
     (folder / "empty").mkdir()
     (folder / "pictures").mkdir()
     (folder / "pictures" / "a.jpg").touch()
-    answers, pandas = asked(folder, MISTAKES)
-    for mistake, token in MISTAKES.items():
-        lines = answers[mistake]
-        assert any(line.startswith("error: ") and token in line for line in lines), mistake
-    assert not pandas
+    for mistakes in (MISTAKES, SEARCHES):
+        answers, pandas = asked(folder, mistakes)
+        for mistake, token in mistakes.items():
+            code, line = answers[mistake]
+            assert code == 2 and line.startswith("error: ") and token in line, mistake
+        assert not pandas or mistakes is SEARCHES

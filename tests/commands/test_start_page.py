@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -22,19 +21,12 @@ ANSWERS = {"base": [False, True] * 10, "gated-image": [True, True] * 10}
 
 
 @pytest.fixture(scope="module")
-def reported_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = write_project(tmp_path_factory.mktemp("reported"), Path("/none"), Path("/none"))
     for slug in ("shapes", "colours"):
         publish_results(project, slug, ANSWERS)
         compare(project, slug)
     overview(project)
-    return project.config.store
-
-
-@pytest.fixture
-def project(tmp_path: Path, reported_store: Path) -> Project:
-    project = write_project(tmp_path, Path("/none"), Path("/none"))
-    shutil.copytree(reported_store, project.config.store)
     return project
 
 

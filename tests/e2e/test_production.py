@@ -25,10 +25,9 @@ import yaml
 from support import web
 from support.bucket import BucketServer
 from support.services import answer, free_port, program, running
-from support.tracking import artifact_of
+from support.tracking import artifact_of, tracking_at
 
 from react_pipeline.project.project import Project
-from react_pipeline.tracking.log import Tracking
 
 REPOSITORY = Path(__file__).parents[2]
 PRODUCTION = REPOSITORY / "dagster_home" / "production"
@@ -241,7 +240,7 @@ def test_the_server_of_mlflow_keeps_files_in_s3(
         address = f"http://127.0.0.1:{port}"
         assert answer(f"{address}/health")[0] == 200, (tmp_path / "mlflow.log").read_text()
         artifact = artifact_of(tiny_project, "corpus", "all")
-        assert Tracking(address, "tiny").log_artifact(tiny_project, artifact)
+        assert tracking_at(tiny_project, address).log_artifact(artifact)
     assert any(
         method == "PUT" and path.startswith("/mlflow/") and path.endswith("manifest.json")
         for method, path in server.requests
@@ -309,7 +308,7 @@ def test_what_the_page_says_for_one_server_works_together(
         for port in ("3000", "5000"):
             answer(inside.format(ports[port]))
         # Runs write past the proxy, browsers read and search through it.
-        tracking = Tracking(inside.format(ports["5000"]), "tiny")
+        tracking = tracking_at(tiny_project, inside.format(ports["5000"]))
         tracking.connect()
         search = {"experiment_ids": [tracking.experiment_id], "max_results": 10}
         assert page("8500", "/ajax-api/2.0/mlflow/runs/search", search) == {}

@@ -29,7 +29,7 @@ print("asset", node.description, sorted(key.path[-1] for key in node.parent_keys
 methods = graph.get(dg.AssetKey("customized_checkpoint")).partitions_def
 print("partitions", [d.partitions_def for d in methods.partitions_defs if d.name == "method"])
 project = Project.load()
-logged = Tracking.of(project).sync(project)
+logged = Tracking(project).sync()
 for stage, key in (("caption_count", "shapes"), ("customized_checkpoint", "shapes/class-means")):
     artifact = project.store.current(stage, key)
     print("logged", stage, artifact.fingerprint in logged, dict(artifact.counts).get("captions"))

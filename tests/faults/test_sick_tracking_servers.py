@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.sick_servers import sick_server
-from support.tracking import artifact_of, runs_of
+from support.tracking import artifact_of, runs_of, tracking_at
 
 from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project import Project
@@ -43,9 +43,9 @@ def test_a_sick_server_holds_nobody_up_and_loses_nothing(
     answers: list[object] = []
 
     def use(uri: str) -> None:
-        sick = Tracking(uri, "tiny")
-        answers.append(sick.sync(tiny_project))
-        answers.extend(sick.log_artifact(tiny_project, artifact) for artifact in artifacts)
+        sick = tracking_at(tiny_project, uri)
+        answers.append(sick.sync())
+        answers.extend(sick.log_artifact(artifact) for artifact in artifacts)
         answers.append(sick.results_page("address"))
 
     with sick_server(kind) as uri:
@@ -55,7 +55,7 @@ def test_a_sick_server_holds_nobody_up_and_loses_nothing(
         assert not user.is_alive(), "it hangs"
     assert answers == [None, None, None, "address"]
     assert REASONS[kind] in caplog.text
-    assert tracking.sync(tiny_project) == {artifact.fingerprint for artifact in artifacts}
+    assert tracking.sync() == {artifact.fingerprint for artifact in artifacts}
 
 
 # The commands take a minute or two; the tests above see every kind within one process.
@@ -81,7 +81,7 @@ def test_commands_end_beside_a_silent_server(tiny_project: Project, tmp_path: Pa
         assert run("models", "list", uri=uri).returncode == 0
         assert "gated-image" in run("results", uri=uri).stdout
     assert run(*build, uri=None).returncode == 0
-    tracking = Tracking.of(Project.load(tiny_project.path))
+    tracking = Tracking(Project.load(tiny_project.path))
     for stage in ("corpus", "retrieved_set", "customized_checkpoint", "comparison"):
         assert {run.info.status for run in runs_of(tracking, asset=stage)} == {"FINISHED"}
 

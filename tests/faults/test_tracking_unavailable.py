@@ -1,4 +1,4 @@
-"""FAULTS 29 and 30: MLflow down, slow or locked, and runs that a killed process left open."""
+"""FAULTS 29: MLflow down, slow or locked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy import Engine, event
-from support.tracking import STEPS, artifact_of, runs_of
+from support.tracking import artifact_of, runs_of, tracking_at
 
 from react_pipeline.project import Project
 from react_pipeline.tracking import Tracking, log
@@ -25,15 +25,15 @@ def test_a_server_that_is_down_costs_no_result(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = artifact_of(tiny_project, "retrieved_set", "shapes")
-    assert Tracking(DOWN, "tiny").log_artifact(tiny_project, first, "dagster-1") is None
+    assert tracking_at(tiny_project, DOWN).log_artifact(first, "dagster-1") is None
     assert "unavailable" in caplog.text
     assert tiny_project.store.current("retrieved_set", "shapes") == first
     caplog.clear()
-    assert Tracking(DOWN, "tiny").log_artifact(tiny_project, first) is None
+    assert tracking_at(tiny_project, DOWN).log_artifact(first) is None
     assert not caplog.text, "it is not asked again at once"
 
     second = artifact_of(tiny_project, "control_set", "shapes")
-    assert tracking.log_artifact(tiny_project, second)
+    assert tracking.log_artifact(second)
     (run,) = runs_of(tracking, fingerprint=first.fingerprint)
     assert run.info.status == "FINISHED"
 
@@ -56,15 +56,15 @@ def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
     tracking: Tracking, tiny_project: Project, tmp_path: Path, impatient: None
 ) -> None:
     known = artifact_of(tiny_project, "corpus", "all")
-    tracking.log_artifact(tiny_project, known)
+    tracking.log_artifact(known)
     artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
     lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
-    assert tracking.log_artifact(tiny_project, artifact) is None
+    assert tracking.log_artifact(artifact) is None
     lock.execute("ROLLBACK")
     lock.close()
     log._unreachable_until.clear()
-    assert tracking.sync(tiny_project) == {known.fingerprint, artifact.fingerprint}
+    assert tracking.sync() == {known.fingerprint, artifact.fingerprint}
     assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1
 
 
@@ -89,13 +89,13 @@ def test_artifacts_that_cannot_be_logged_hold_up_no_other(  # 29
     corpus, retrieved, control = artifacts = [artifact_of(tiny_project, *at) for at in PLACES]
     with monkeypatch.context() as patch:
         refuse(patch, "corpus", "retrieved_set")
-        assert tracking.sync(tiny_project) == {control.fingerprint}
-        assert tracking.log_artifact(tiny_project, retrieved) is None
-        assert tracking.log_artifact(tiny_project, control)
+        assert tracking.sync() == {control.fingerprint}
+        assert tracking.log_artifact(retrieved) is None
+        assert tracking.log_artifact(control)
     for place in ("corpus/all", "retrieved_set/shapes"):
         assert place in caplog.text
     assert "unavailable" not in caplog.text
-    assert tracking.sync(tiny_project) == {artifact.fingerprint for artifact in artifacts}
+    assert tracking.sync() == {artifact.fingerprint for artifact in artifacts}
 
 
 def test_a_sync_ends_at_a_server_that_fails_meanwhile(  # 29
@@ -116,16 +116,16 @@ def test_a_sync_ends_at_a_server_that_fails_meanwhile(  # 29
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifact", failing)
         patch.setattr(MlflowClient, "set_experiment_tag", failing)
-        assert tracking.sync(tiny_project) is None
+        assert tracking.sync() is None
     assert "unavailable" in caplog.text and len(asked) == 2
     log._unreachable_until.clear()
-    assert len(tracking.sync(tiny_project) or ()) == 3
+    assert len(tracking.sync() or ()) == 3
 
 
 def test_a_damaged_artifact_is_not_logged(tracking: Tracking, tiny_project: Project) -> None:
     damaged = artifact_of(tiny_project, "corpus", "all")
     damaged.file("table.csv").write_text("changed")
-    assert tracking.sync(tiny_project) == set()
+    assert tracking.sync() == set()
 
 
 def test_two_hosts_that_log_at_once_make_one_run(
@@ -140,11 +140,11 @@ def test_two_hosts_that_log_at_once_make_one_run(
     def create_late(client: MlflowClient, *arguments: Any, **options: Any) -> Any:
         if not other:
             other.append(None)
-            other[0] = Tracking(tracking.uri, "tiny").log_artifact(tiny_project, artifact)
+            other[0] = Tracking(tiny_project).log_artifact(artifact)
         return create(client, *arguments, **options)
 
     monkeypatch.setattr(MlflowClient, "create_run", create_late)
-    assert tracking.log_artifact(tiny_project, artifact) == other[0]
+    assert tracking.log_artifact(artifact) == other[0]
     client = MlflowClient(tracking.uri)
     for tags in ({"fingerprint": artifact.fingerprint}, {"react.parent": "shapes"}):
         (run,) = runs_of(tracking, **tags)
@@ -154,30 +154,9 @@ def test_two_hosts_that_log_at_once_make_one_run(
     # A server that was late made one more, of which nobody knows.
     tags = {"asset": artifact.stage, "fingerprint": artifact.fingerprint}
     client.create_run(run.info.experiment_id, tags=tags)
-    assert tracking.log_artifact(tiny_project, artifact) == other[0]
+    assert tracking.log_artifact(artifact) == other[0]
     (left,) = runs_of(tracking, fingerprint=artifact.fingerprint)
     assert left.info.run_id == other[0]
-
-
-def test_run_left_open_by_killed_process_is_found_and_finished(
-    tracking: Tracking, tiny_project: Project
-) -> None:  # 30
-    artifact = artifact_of(tiny_project, "customized_checkpoint", "shapes/gated-image")
-    client = MlflowClient(tracking.uri)
-    experiment = client.create_experiment(
-        "tiny", (tiny_project.path.parent / "mlartifacts").as_uri()
-    )
-    tags = {"asset": artifact.stage, "fingerprint": artifact.fingerprint}
-    left = client.create_run(experiment, tags=tags)
-    doubled = client.create_run(experiment, tags=tags)
-    for run in (left, doubled):
-        client.log_metric(run.info.run_id, "training/loss", 1.0, step=0)
-
-    run_id = tracking.log_artifact(tiny_project, artifact)
-    assert run_id in {left.info.run_id, doubled.info.run_id}
-    states = sorted(run.info.status for run in runs_of(tracking, fingerprint=artifact.fingerprint))
-    assert states == ["FINISHED"]
-    assert len(client.get_metric_history(run_id, "training/loss")) == STEPS, "none twice"
 
 
 def test_a_database_of_another_mlflow_is_refused_with_remedy(
@@ -187,10 +166,10 @@ def test_a_database_of_another_mlflow_is_refused_with_remedy(
     ((version,),) = database.execute("SELECT version_num FROM alembic_version").fetchall()
     database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
-    assert tracking.log_artifact(tiny_project, artifact) is None
+    assert tracking.log_artifact(artifact) is None
     assert "mlflow db upgrade" in caplog.text
     database.execute("UPDATE alembic_version SET version_num = ?", [version])
     database.close()
     log._unreachable_until.clear()
-    assert tracking.sync(tiny_project) == {artifact.fingerprint}
+    assert tracking.sync() == {artifact.fingerprint}
     assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1

@@ -7,17 +7,14 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from conftest import write_project
 from support.new_methods import installed, module_of_page
 from support.promotion import (
     candidates,
     checkpoint,
-    copy_measured,
     evaluation_set,
     measure,
     outcomes,
@@ -42,19 +39,12 @@ from react_pipeline.store import (
 GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
 
 
-@pytest.fixture(scope="module")
-def measured(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
-) -> Path:
-    """A project in which the base of `shapes` gets 100 of 200 images right, to be copied."""
-    project = write_project(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
-    measure(project, "base", 100)
-    return project.path.parent
-
-
 @pytest.fixture
-def project(make_project: Callable[..., Project], measured: Path) -> Project:
-    return copy_measured(measured, make_project(methods=["base", GATED]))
+def project(make_project: Callable[..., Project]) -> Project:
+    """The base of `shapes` gets 100 of 200 images right."""
+    made = make_project(methods=["base", GATED])
+    measure(made, "base", 100)
+    return made
 
 
 def decided(project: Project) -> Verdict:
@@ -68,11 +58,9 @@ def promoted(project: Project, method: str = GATED, right: int = 140) -> Verdict
     return verdict
 
 
-def test_a_clear_gain_over_the_base_makes_a_champion(
-    project: Project,
-) -> None:
-    mine = measure(project, GATED, 140)
-    artifact = decide(project, "shapes")
+def test_a_clear_gain_over_the_base_makes_a_champion(measured_project: Project) -> None:
+    mine = measured_project.store.current("domain_results", f"shapes/{GATED}")
+    artifact = decide(measured_project, "shapes")
     verdict = Verdict.read(artifact)
     assert (verdict.decision, verdict.by) == ("promoted", "rule")
     assert (verdict.champion_before.method, verdict.champion.method) == ("base", GATED)
@@ -203,22 +191,6 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     assert decided(project).champion.method == GATED
 
 
-def test_a_retrained_method_replaces_its_own_champion(
-    project: Project,
-) -> None:
-    old = promoted(project).champion
-    measure(project, GATED, 142, seed=1)
-    kept = decided(project)
-    assert kept.decision == "challenger"
-    assert (kept.champion.checkpoint, kept.champion.result) == (old.checkpoint, old.result)
-    measure(project, GATED, 175, seed=2)
-    verdict = decided(project)
-    assert verdict.decision == "promoted"
-    assert verdict.champion_before.checkpoint == old.checkpoint != verdict.champion.checkpoint
-    assert verdict.test is not None and verdict.test.gain == pytest.approx(0.175)
-    assert [entry.champion.checkpoint for entry in verdict.history] == [old.checkpoint]
-
-
 def test_other_evaluation_images_make_a_champion_incomparable(
     project: Project,
 ) -> None:  # 32
@@ -260,10 +232,17 @@ def test_a_verdict_is_stale_once_a_newer_result_comes(
     assert promotion_is_current(project, "shapes").counts["decision"] == "kept"
 
 
-def test_pruning_keeps_champion_challenger_and_champion_before(project: Project) -> None:
+def test_a_retrained_method_replaces_its_own_champion_which_pruning_keeps(project: Project) -> None:
     first = promoted(project).champion
+    measure(project, GATED, 142, seed=3)
+    kept = decided(project)
+    assert (kept.decision, kept.champion) == ("challenger", first)
     measure(project, GATED, 175, seed=1)
-    second = decided(project).champion
+    verdict = decided(project)
+    assert (verdict.decision, verdict.champion_before) == ("promoted", first)
+    assert verdict.test is not None and verdict.test.gain == pytest.approx(0.175)
+    assert [entry.champion for entry in verdict.history] == [first]
+    second = verdict.champion
     measure(project, GATED, 176, seed=2)
     verdict = decided(project)
     assert verdict.decision == "challenger" and verdict.challenger is not None
@@ -274,7 +253,7 @@ def test_pruning_keeps_champion_challenger_and_champion_before(project: Project)
         project.store.open("customized_checkpoint", f"shapes/{GATED}", model.checkpoint)
         project.store.open("domain_results", f"shapes/{GATED}", model.result)
     assert unused.fingerprint not in project.store.versions(unused.stage, unused.key)
-    assert Verdict.read(roll_back(project, "shapes")).champion.checkpoint == first.checkpoint
+    assert Verdict.read(roll_back(project, "shapes")).champion == first
     project.store.prune(keep_seconds=0)
     project.store.open("customized_checkpoint", f"shapes/{GATED}", first.checkpoint)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from support.tracking import tracking_at
 
 from react_pipeline.extensions.cluster.assets import torchrun_command
 from react_pipeline.extensions.plan.diagnosis import diagnose
@@ -14,7 +15,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.settings.addresses import has_secret, without_secrets
 from react_pipeline.settings.files import TRACKING_VARIABLE, load_pipeline
 from react_pipeline.store.errors import ConfigError
-from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.notes import MLFLOW_VARIABLE, mlflow_url, short_reason
 from react_pipeline.tracking.runs import Runs
 
@@ -90,7 +90,7 @@ def test_neither_doctor_logs_arguments_nor_links_hold_it(
         raise OSError(f"no answer from {DATABASE}")
 
     monkeypatch.setattr(Runs, "connect", fail)
-    assert Tracking(DATABASE, "tiny").sync(tiny_project) is None
+    assert tracking_at(tiny_project, DATABASE).sync() is None
     arguments = torchrun_command(2, ["--config", str(tiny_project.path)])
     shown = [
         *found.values(),

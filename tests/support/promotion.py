@@ -8,14 +8,12 @@ lineage calls it fresh; the results themselves have the files that the real step
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from conftest import write_project
 
 from react_pipeline.evaluation.domain_results import (
     EVALUATOR_VERSION,
@@ -30,21 +28,6 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact, Inputs
 
 IMAGES = 200
-
-
-def measured_folder(directory: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
-    """A project in whose store `gated-image` is ahead of the base."""
-    methods = ["base", "gated-image"]
-    project = write_project(directory, tiny_checkpoint, drawings, methods=methods)
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", "gated-image", outcomes(140))
-    return project
-
-
-def copy_measured(measured: Path, project: Project) -> Project:
-    """The project with a copy of the store of such a folder."""
-    shutil.copytree(measured / "store", project.config.store)
-    return project
 
 
 def outcomes(right: int, images: int = IMAGES, *, first: int = 0) -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,15 @@ def artifact_of(
     return project.store.build(Inputs(stage, key, config, parents or {}, "1"), write)
 
 
+def tracking_at(project: Project, uri: str) -> Tracking:
+    """The tracking of a project at another address."""
+    config = project.config.model_copy(update={"tracking_uri": uri})
+    return Tracking(replace(project, config=config))
+
+
 def runs_of(tracking: Tracking, **tags: str) -> list[Any]:
     """The runs that carry all these tags."""
     client = MlflowClient(tracking.uri)
-    experiment = client.get_experiment_by_name(tracking.experiment)
+    experiment = client.get_experiment_by_name(tracking.project.config.project)
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     return list(client.search_runs([experiment.experiment_id], query)) if experiment else []

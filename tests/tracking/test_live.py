@@ -14,16 +14,15 @@ from unittest.mock import Mock
 
 import pytest
 from mlflow import MlflowClient
-from support.tracking import runs_of
+from support.tracking import runs_of, tracking_at
 
-from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs, TrainingError
 from react_pipeline.tracking import LiveRun, Tracking, live, log
 
 KEY = "shapes/gated-image"
 CONFIG = {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}
 INPUTS = Inputs("customized_checkpoint", KEY, CONFIG, {}, "1")
-DOWN = Tracking("http://127.0.0.1:9", "tiny")
+DOWN = "http://127.0.0.1:9"
 
 
 @contextmanager
@@ -41,28 +40,23 @@ def training(
         yield run
 
 
-def record(step: int, time_ms: int = 1_000_000) -> dict[str, float]:
-    return {
-        "step": step,
-        "time_ms": time_ms + step,
-        "loss": 1 / (1 + step),
-        "memory_bytes": 1e9,
-        "gate_attn_0": 0.1,
-    }
+def records(*steps: int, time_ms: int = 1_000_000) -> list[dict[str, float]]:
+    return [
+        {"step": step, "time_ms": time_ms + step, "loss": 1 / (1 + step), "memory_bytes": 1e9}
+        for step in steps
+    ]
 
 
-def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
+def publish(tracking: Tracking, lines: list[dict[str, float]]) -> Artifact:
     def write(directory: Path, _: object) -> dict[str, Any]:
-        (directory / "metrics.jsonl").write_text(
-            "".join(json.dumps(line) + "\n" for line in records)
-        )
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return {"seconds": 1.0, "device": "cpu"}
 
-    return project.store.build(INPUTS, write)
+    return tracking.project.store.build(INPUTS, write)
 
 
-def the_run(tracking: Tracking) -> Any:
-    (run,) = runs_of(tracking, fingerprint=INPUTS.fingerprint)
+def the_run(tracking: Tracking, inputs: Inputs = INPUTS) -> Any:
+    (run,) = runs_of(tracking, fingerprint=inputs.fingerprint)
     return run
 
 
@@ -76,7 +70,7 @@ def test_steps_are_seen_while_training_runs_below_run_of_domain(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "PAUSE_SECONDS", 0.0)
-    with training(tracking, map(record, range(2))):
+    with training(tracking, records(0, 1)):
         assert len(loss_curve(tracking)) == 2
         run = the_run(tracking)
         assert run.info.status == "RUNNING"
@@ -89,7 +83,7 @@ def test_steps_are_seen_while_training_runs_below_run_of_domain(
 
 
 def test_training_that_ends_before_mlflow_answers_has_duration(
-    tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log, "COOLDOWN_SECONDS", 0.0)
     with monkeypatch.context() as patch:
@@ -97,15 +91,15 @@ def test_training_that_ends_before_mlflow_answers_has_duration(
         run = LiveRun(tracking)
         run.started(INPUTS, 0)
     with run:
-        artifact = publish(tiny_project, [record(0)])
-    assert tracking.log_artifact(tiny_project, artifact) == run.run_id
+        artifact = publish(tracking, records(0))
+    assert tracking.log_artifact(artifact) == run.run_id
     info = the_run(tracking).info
     # A manifest has the second in which it was written.
     assert info.end_time - info.start_time >= 1_000 * artifact.counts["seconds"]
 
 
 def test_a_failed_training_has_a_run_with_reason_and_losses(tracking: Tracking) -> None:  # 27
-    lines = [*map(record, range(5)), {**record(5), "loss": float("nan")}]
+    lines = [*records(*range(5)), {"step": 5, "loss": float("nan")}]
     with pytest.raises(TrainingError), training(tracking, lines):
         raise TrainingError("the loss is nan at step 5; lower learning_rate")
     run = the_run(tracking)
@@ -126,69 +120,56 @@ def test_a_failed_training_has_a_run_with_reason_and_losses(tracking: Tracking) 
     ],
 )
 def test_a_retried_training_finishes_without_a_double_row(  # 27, 30
-    tracking: Tracking, tiny_project: Project, error: BaseException | None, status: str
+    tracking: Tracking, error: BaseException | None, status: str
 ) -> None:
-    lines = [*map(record, range(8))]
+    lines = records(*range(8))
     with suppress(OSError, KeyboardInterrupt), training(tracking, lines[:6]) as killed:
         if error is not None:
             raise error
     assert the_run(tracking).info.status == status
-    lines[4:] = [record(step, time_ms=9_000_000) for step in range(4, 8)]
+    lines[4:] = records(*range(4, 8), time_ms=9_000_000)
     with training(tracking, lines[4:7], first=4):
         pass
     run = the_run(tracking)
     assert run.info.status == "RUNNING" and run.info.run_id == killed.run_id
     assert not {"error", "error.type"} & set(run.data.tags)
     assert "gone" not in run.data.tags["mlflow.note.content"]
-    assert tracking.log_artifact(tiny_project, publish(tiny_project, lines)) == killed.run_id
+    assert tracking.log_artifact(publish(tracking, lines)) == killed.run_id
     assert the_run(tracking).info.status == "FINISHED"
     # The last step was never streamed.
     assert [step for step, _, _ in loss_curve(tracking)] == list(range(8))
     assert loss_curve(tracking)[-1] == (7, lines[7]["loss"], lines[7]["time_ms"])
 
 
-def test_a_killed_training_is_closed_and_a_running_one_finishes(  # 30
-    tracking: Tracking, tiny_project: Project
-) -> None:
+def test_a_killed_training_is_closed_and_a_running_one_finishes(tracking: Tracking) -> None:  # 30
     killed, running = (replace(INPUTS, config={"steps": steps}) for steps in (9, 10))
     for inputs in (killed, running):
         with training(tracking, inputs=inputs):
             pass  # its run stays RUNNING
-    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
-    tracking.log_artifact(tiny_project, tiny_project.store.build(running, lambda *_: {}))
-    runs = [runs_of(tracking, fingerprint=one.fingerprint)[0] for one in (killed, running)]
-    assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
+    tracking.log_artifact(publish(tracking, records(0)))
+    tracking.log_artifact(tracking.project.store.build(running, lambda *_: {}))
+    assert the_run(tracking, killed).info.status == "KILLED"
+    assert the_run(tracking, running).info.status == "FINISHED"
 
 
 def test_finished_run_of_the_same_inputs_is_left_alone(
-    tracking: Tracking, tiny_project: Project
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
-    again = [record(0, time_ms=9_000_000)]
-    with pytest.raises(TrainingError), training(tracking, again):
+    monkeypatch.setattr(live, "PAUSE_SECONDS", 0.0)
+    tracking.log_artifact(publish(tracking, records(0)))
+    with pytest.raises(TrainingError), training(tracking, records(0, 1, time_ms=9_000_000)):
         raise TrainingError("the store was emptied, and then the loss was no number")
     assert the_run(tracking).info.status == "FINISHED"
     assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
 
 
-def test_a_server_that_is_down_fails_no_training(
-    tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
+def test_progress_is_reported_now_and_then_also_where_no_server_answers(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lines = [*map(record, range(3))]
-    with training(DOWN, lines):
-        pass
-    assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == [
-        "WARNING"
-    ]
-    tracking.log_artifact(tiny_project, publish(tiny_project, lines))
-    assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2]
-
-
-def test_progress_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "PAUSE_SECONDS", 600.0)
     reported: list[str] = []
     for steps, first in (({"steps": 9}, 4), ({}, 0)):  # a closed form has no steps to report
-        with LiveRun(DOWN, "", reported.append) as run:
+        with LiveRun(tracking_at(tracking.project, DOWN), "", reported.append) as run:
             run.started(Inputs("customized_checkpoint", KEY, steps, {}, "1"), first)
             for step in range(first, 9):
                 run.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
@@ -196,4 +177,7 @@ def test_progress_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
         f"training {KEY}: resuming at step 4",
         "step 5 of 9: loss 0.5, 12 images/s",
         f"training {KEY}: from the start",
+    ]
+    assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == [
+        "WARNING"
     ]

@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 from conftest import write_project
 from mlflow import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
 from support.tracking import artifact_of
 
 from react_pipeline.project import Project
@@ -36,7 +36,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> P
 @pytest.fixture
 def project(logged: Path, tmp_path: Path) -> Project:
     made = Project.load(shutil.copytree(logged, tmp_path / OLD) / "pipeline.yaml")
-    Tracking.of(made).connect()
+    Tracking(made).connect()
     return made
 
 
@@ -47,9 +47,9 @@ def log(project: Project, seed: int) -> str:
     checkpoint = artifact_of(
         project, "customized_checkpoint", "shapes/full", parents=parents, seed=seed
     )
-    tracking = Tracking.of(project)
-    tracking.log_artifact(project, pairs)
-    run_id = tracking.log_artifact(project, checkpoint)
+    tracking = Tracking(project)
+    tracking.log_artifact(pairs)
+    run_id = tracking.log_artifact(checkpoint)
     assert run_id
     return run_id
 
@@ -76,10 +76,10 @@ def test_a_moved_or_copied_project_leaves_the_old_place_alone(
     run_id = log(moved, 1)
     assert files_below(old) == before and old.exists() is bool(before)
     assert not [text for text in texts(moved) if OLD in text or old.as_uri() in text]
-    client = MlflowClient(Tracking.of(moved).uri)
+    client = MlflowClient(Tracking(moved).uri)
     assert {file.path for file in client.list_artifacts(run_id)} >= {"table.csv", "manifest.json"}
     versions = client.search_model_versions("name = 'react-shapes'")
-    places = [Path(mlflow.artifacts.download_artifacts(version.source)) for version in versions]
+    places = [Path(local_file_uri_to_path(version.source)) for version in versions]
     assert len(places) == 2 and all(path.is_relative_to(new) for path in places)
 
 
@@ -88,7 +88,7 @@ def test_a_project_that_is_opened_through_a_link_stays_as_it_is(
 ) -> None:
     before = texts(project)
     (tmp_path / "link").symlink_to(project.path.parent, target_is_directory=True)
-    Tracking.of(Project.load(tmp_path / "link" / "pipeline.yaml")).connect()
+    Tracking(Project.load(tmp_path / "link" / "pipeline.yaml")).connect()
     assert texts(project) == before
 
 
@@ -104,11 +104,11 @@ def test_a_copy_over_a_shared_database_is_refused_with_remedy(
             tmp_path / name, tmp_path / "none", tmp_path / "none", tracking_uri=uri
         )
         if name == "one":
-            Tracking.of(project).connect()
+            Tracking(project).connect()
     with pytest.raises(ReactError, match="`project`"):
-        Tracking.of(project).connect()
+        Tracking(project).connect()
     shutil.move(tmp_path / "one", tmp_path / "gone")
     (tmp_path / "one").mkdir()
     (tmp_path / "other" / "mlartifacts").mkdir()
     (tmp_path / "one" / "mlartifacts").symlink_to(tmp_path / "other" / "mlartifacts")
-    Tracking.of(project).connect()
+    Tracking(project).connect()

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 from mlflow import MlflowClient
-from support.promotion import copy_measured, measure, measured_folder
+from support.promotion import measure
+from support.tracking import tracking_at
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promote, roll_back, standing
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import Tracking
-from react_pipeline.tracking.models import list_versions
 
 GATED, LOCKED, FULL = "gated-image", "locked-text", "full"
 NAME = "react-shapes"
 DOWN = "http://127.0.0.1:9"
 
 
-@pytest.fixture(scope="module")
-def measured(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
-) -> Path:
-    return measured_folder(
-        tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings
-    ).path.parent
+@pytest.fixture
+def project(measured_project: Project, tracking: Tracking) -> Project:
+    return measured_project
 
 
 @pytest.fixture
-def project(make_project: Callable[..., Project], measured: Path, tracking: Tracking) -> Project:
-    return copy_measured(measured, make_project(methods=["base", "gated-image"]))
+def registry(project: Project) -> Tracking:
+    return Tracking(project)
 
 
 @pytest.fixture
-def registry(project: Project, tracking: Tracking) -> Tracking:
-    return Tracking(tracking.uri, "tiny")
-
-
-@pytest.fixture
-def client(tracking: Tracking) -> MlflowClient:
-    return MlflowClient(tracking.uri, tracking.uri)
+def client(registry: Tracking) -> MlflowClient:
+    return registry.connect()
 
 
 def aliases(client: MlflowClient) -> dict[str, str]:
@@ -53,48 +41,41 @@ def aliases(client: MlflowClient) -> dict[str, str]:
     }
 
 
-def described(registry: Tracking) -> dict[str, dict[str, str]]:
+def described(client: MlflowClient) -> dict[str, dict[str, str]]:
     """Tags of the version of each method."""
-    versions = list_versions(registry.connect(), "shapes")
+    versions = client.search_model_versions(f"name = '{NAME}'")
     return {version.tags["method"]: version.tags for version in versions}
 
 
-def decided(project: Project, registry: Tracking) -> str | None:
-    """Decide, and log it; returns the run."""
-    return registry.log_artifact(project, decide(project, "shapes"))
-
-
-def test_a_champion_has_its_alias_and_says_why(
-    project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert decided(project, registry)
-    assert "could not be logged" not in caplog.text
-    assert aliases(client) == {"champion": GATED}
-    (version,) = list_versions(client, "shapes")
-    assert "+20.0 points" in version.description and "interval" in version.description
-    assert version.tags["verdict"] == "promoted"
-    assert version.tags["gain"] == "+0.2000"
+def decided(registry: Tracking) -> None:
+    """Decide, and log it."""
+    assert registry.log_artifact(decide(registry.project, "shapes"))
 
 
 def test_challenger_alias_and_replaced_champion_are_recorded(
-    project: Project, registry: Tracking, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    decided(project, registry)
+    decided(registry)
+    assert "could not be logged" not in caplog.text
+    assert aliases(client) == {"champion": GATED}
+    (version,) = client.search_model_versions(f"name = '{NAME}'")
+    assert "+20.0 points" in version.description and "interval" in version.description
+    assert (version.tags["verdict"], version.tags["gain"]) == ("promoted", "+0.2000")
     measure(project, LOCKED, 143)
-    decided(project, registry)
+    decided(registry)
     assert aliases(client) == {"champion": GATED, "challenger": LOCKED}
     measure(project, LOCKED, 185)  # far ahead of everybody
-    decided(project, registry)
+    decided(registry)
     assert aliases(client) == {"champion": LOCKED}
-    tags = described(registry)
+    tags = described(client)
     assert tags[GATED]["verdict"] == "former champion"
     assert "locked-text" in tags[GATED]["reason"]
-    registry.log_artifact(project, roll_back(project, "shapes", "too slow"))
+    registry.log_artifact(roll_back(project, "shapes", "too slow"))
     assert aliases(client)["champion"] == GATED
-    found = described(registry)
+    found = described(client)
     for method, title in ((GATED, "champion again"), (LOCKED, "former champion")):
         assert found[method]["verdict"] == title and found[method]["reason"].endswith(": too slow")
-    registry.log_artifact(project, roll_back(project, "shapes"))
+    registry.log_artifact(roll_back(project, "shapes"))
     assert "champion" not in aliases(client)
 
 
@@ -104,47 +85,47 @@ def test_verdicts_missed_by_mlflow_are_applied_in_order(  # FAULTS 29
     client: MlflowClient,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    down = Tracking(DOWN, "tiny")
+    down = tracking_at(project, DOWN)
     verdicts = [decide(project, "shapes")]
-    assert down.log_artifact(project, verdicts[0]) is None
+    assert down.log_artifact(verdicts[0]) is None
     measure(project, LOCKED, 185)  # far ahead of everybody
     verdicts.append(decide(project, "shapes"))
-    assert down.log_artifact(project, verdicts[1]) is None
+    assert down.log_artifact(verdicts[1]) is None
     assert "unavailable" in caplog.text
     assert standing(project, "shapes")[0].champion.method == LOCKED
     measure(project, FULL, 187)
     verdicts.append(decide(project, "shapes"))
-    assert down.log_artifact(project, verdicts[2]) is None
-    logged = registry.sync(project)
+    assert down.log_artifact(verdicts[2]) is None
+    logged = registry.sync()
     made = project.store.versions("promotion", "shapes")
     assert logged is not None and len(made) == 3
     assert {artifact.fingerprint for artifact in verdicts} == logged.intersection(made)
     assert aliases(client) == {"champion": LOCKED, "challenger": FULL}
     titles = {GATED: "former champion", LOCKED: "promoted", FULL: "challenger"}
-    assert {method: tags["verdict"] for method, tags in described(registry).items()} == titles
-    registry.log_artifact(project, verdicts[0])  # again, and late
+    assert {method: tags["verdict"] for method, tags in described(client).items()} == titles
+    registry.log_artifact(verdicts[0])  # again, and late
     assert aliases(client) == {"champion": LOCKED, "challenger": FULL}
-    assert described(registry)[GATED]["verdict"] == "former champion"
+    assert described(client)[GATED]["verdict"] == "former champion"
 
 
 def test_an_alias_moved_by_hand_is_set_by_the_next_log(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     artifact = decide(project, "shapes")
-    registry.log_artifact(project, artifact)
+    registry.log_artifact(artifact)
     client.delete_registered_model_alias(NAME, "champion")
-    registry.log_artifact(project, artifact)
+    registry.log_artifact(artifact)
     assert aliases(client) == {"champion": GATED}
     measure(project, LOCKED, 143)
-    decided(project, registry)
+    decided(registry)
     challenger = client.get_registered_model(NAME).aliases["challenger"]
     client.set_registered_model_alias(NAME, "champion", challenger)
-    decided(project, registry)
+    decided(registry)
     assert standing(project, "shapes")[0].champion.method == GATED
     assert aliases(client) == {"champion": GATED, "challenger": LOCKED}
     champion = client.get_model_version_by_alias(NAME, "champion")
     client.delete_model_version(NAME, champion.version)
-    registry.log_artifact(project, artifact)
+    registry.log_artifact(artifact)
     assert aliases(client) == {"challenger": LOCKED}
 
 
@@ -152,7 +133,7 @@ def test_aliases_show_what_was_decided_while_they_were_written(
     project: Project, registry: Tracking, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure(project, LOCKED, 143)
-    registry.sync(project)
+    registry.sync()
     write = MlflowClient.set_registered_model_tag
     later: list[Artifact] = []
 
@@ -164,5 +145,5 @@ def test_aliases_show_what_was_decided_while_they_were_written(
     monkeypatch.setattr(MlflowClient, "set_registered_model_tag", decided_meanwhile)
     first = decide(project, "shapes")
     assert first.counts["champion"] == LOCKED
-    registry.log_artifact(project, first)
+    registry.log_artifact(first)
     assert aliases(client)["champion"] == GATED

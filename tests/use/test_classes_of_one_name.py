@@ -16,7 +16,6 @@ from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
-from react_pipeline.store.errors import StaleArtifact
 from react_pipeline.training.customization import customize
 from react_pipeline.use.classifier import Classifier
 
@@ -75,11 +74,3 @@ def test_results_and_predictions_keep_them_apart(project: Project, method: str) 
         assert scores[TWINS[0]] == pytest.approx(scores[TWINS[1]], abs=1e-6)
     else:
         assert json.loads(checkpoint.file("head.json").read_text())["classes"] == LABELS
-
-
-def test_another_id_is_another_class(project: Project) -> None:
-    customize(project, "shapes", "gated-image")
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(path.read_text().replace(TWINS[1], "circle (flat)"))
-    with pytest.raises(StaleArtifact, match="`classes`"):
-        evaluate(project, "shapes", "gated-image")

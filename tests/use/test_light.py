@@ -98,17 +98,12 @@ def test_exported_gated_model_predicts_with_light_installation(
     assert "[pipeline]'" in refused.stderr
 
 
-def test_pictures_on_servers_need_an_extra_that_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for module in ("pandas", "obstore"):
+def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("pandas", "obstore"):  # for pictures on servers
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError) as missing:
         find_pictures("https://host/a.tar")
     assert "[pipeline]'" in missing_extra(missing.value)
-
-
-def test_a_missing_package_names_the_extra_that_brings_it() -> None:
     extras = {"mlflow.client": "pipeline", "pyspark": "spark", "h5py": "elevater"}
     for module, extra in extras.items():
         assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))

@@ -163,7 +163,7 @@ def _show_failed(project: Project, run_id: str, key: str, error: Exception) -> N
     inputs = resolve(project, "customized_checkpoint", key)
     with (
         suppress(type(error)),  # what leaves the context is shown; it is raised by the caller
-        LiveRun(Tracking.of(project), run_id) as observer,
+        LiveRun(Tracking(project), run_id) as observer,
     ):
         observer.started(inputs, 0)
         raise error
@@ -217,7 +217,7 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
         yield TrainingObserver()
         return
     if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
-        with LiveRun(Tracking.of(project), "", partial(print, flush=True)) as observer:
+        with LiveRun(Tracking(project), "", partial(print, flush=True)) as observer:
             yield observer
         return
     pipes = open_dagster_pipes()
@@ -226,7 +226,7 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
     for handler in pipes.log.handlers:
         library.addHandler(handler)
     try:
-        with LiveRun(Tracking.of(project), pipes.run_id, pipes.log.info) as observer:
+        with LiveRun(Tracking(project), pipes.run_id, pipes.log.info) as observer:
             yield observer
     finally:
         # Not as a context: that would send the traceback of an error whose text is reported in

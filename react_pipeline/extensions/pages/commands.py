@@ -156,7 +156,7 @@ def judge(
         console.print("next: the same command, and judge a picture; nothing is judged yet")
         return
     console.print(f"next: {materialize_command('key:comparison or key:promotion', domain)}")
-    Tracking.of(project).log_artifact(project, judged.publish(project))
+    Tracking(project).log_artifact(judged.publish(project))
 
 
 def _serve(make: Callable[[], Board], port: int) -> None:

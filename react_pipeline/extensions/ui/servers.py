@@ -105,7 +105,7 @@ def serve(
         InputError: If they run already over this Dagster home, or a port is taken.
         ReactError: If one ends, or does not answer within `START_SECONDS`.
     """
-    tracking = Tracking.of(project)
+    tracking = Tracking(project)
     home = prepare_home(project.path.parent)
     with (
         locked_for_ui(home) as held,

@@ -57,7 +57,7 @@ def messages(instance: dg.DagsterInstance, run_id: str) -> list[str]:
 
 
 def runs_of_training(project: Project) -> list[Any]:
-    return runs_of(Tracking.of(project), asset="customized_checkpoint")
+    return runs_of(Tracking(project), asset="customized_checkpoint")
 
 
 def test_heads_are_fitted_in_the_process_of_the_asset(
@@ -194,7 +194,7 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:
 @contextmanager
 def launching(project: Project, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A materialization in a process of its own that trains; what it leaves is killed."""
-    Tracking.of(project).connect()
+    Tracking(project).connect()
     with dagster_home(tmp_path / "home"):
         process = subprocess.Popen(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
