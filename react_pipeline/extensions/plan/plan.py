@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from react_pipeline.corpus import CorpusSize, count_pairs
 from react_pipeline.extensions.plan.encoder_cost import Batch
-from react_pipeline.extensions.plan.estimates import Step, Sums
+from react_pipeline.extensions.plan.estimates import Estimates, Step
 from react_pipeline.extensions.plan.machine import Machine
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Manifests, Project
@@ -46,21 +46,21 @@ def make_plan(project: Project, machine: Machine, rows: int | None = None) -> Pl
     """
     look = Manifests.of(project)
     size = CorpusSize(rows, look.config.corpus.assumed_pair_bytes) if rows else corpus_size(look)
-    steps = Sums(look, machine, size).steps()
+    steps = Estimates(look, machine, size).steps()
     due = [step for step in steps if rows or not step.built]
     problems = []
-    if (needed := sum(step.disk for step in due)) > machine.disk:
+    if (needed := sum(step.work.disk for step in due)) > machine.disk:
         problems.append(
             f"disk: {needed / 1e9:,.0f} GB are needed, {machine.disk / 1e9:,.0f} GB are free: "
             "set `store` to a larger disk, `corpus.download.image_size: 256`, or "
             "`index.memory_gib` for a smaller index"
         )
     for step in due:
-        limit = machine.card if step.batch and machine.gpus else machine.memory
+        limit = machine.card if step.work.batch and machine.gpus else machine.memory
         if limit and step.memory > limit:
             problems.append(
                 f"{step.stage}: {step.memory / 1e9:,.1f} GB of memory are needed"
-                f"{_too_many(step.batch, limit)}, {limit / 1e9:,.1f} GB are available: "
+                f"{_too_many(step.work.batch, limit)}, {limit / 1e9:,.1f} GB are available: "
                 f"{REMEDIES[step.stage]}"
             )
     return Plan(size.pairs, steps, problems)

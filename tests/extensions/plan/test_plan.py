@@ -55,7 +55,7 @@ def test_encoders_have_the_published_weights(tiny_project: Project) -> None:
 def test_sums_are_those_by_hand(tiny_project: Project) -> None:
     steps = steps_of(tiny_project, 1_000_000)
     embeddings = steps["corpus_embeddings"]
-    assert embeddings.disk == 1_000_000 * (4 * 32 + 200)
+    assert embeddings.work.disk == 1_000_000 * (4 * 32 + 200)
     assert 3_600 * embeddings.cpu_hours == pytest.approx(
         1_000_000 * (PREPARE + IMAGE + TEXT) / 64 + START_SECONDS
     )
@@ -68,7 +68,7 @@ def test_linked_vectors_take_no_disk(
 ) -> None:
     corpus = {"kind": "embeddings", "embeddings": "laion", "layout": layout}
     embeddings = steps_of(make_project(corpus=corpus), 1_000)["corpus_embeddings"]
-    assert embeddings.disk == 1_000 * (2 * sides * 32 + 200)
+    assert embeddings.work.disk == 1_000 * (2 * sides * 32 + 200)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_bytes_are_those_of_artifacts_within_two_and_half_times(
     stages = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index")
     for stage in stages:
         files = run(project, stage, "all").manifest["files"].values()
-        ratio = announced[stage].disk / sum(file["bytes"] for file in files)
+        ratio = announced[stage].work.disk / sum(file["bytes"] for file in files)
         assert 0.4 <= ratio <= 2.5, stage
     steps = steps_of(project)
     assert {*stages} == {stage for stage, step in steps.items() if step.built}
-    room = int(sum(step.disk for step in steps.values() if not step.built)) + 1
+    room = int(sum(step.work.disk for step in steps.values() if not step.built)) + 1
     assert not make_plan(project, replace(MACHINE, disk=room)).problems  # what is built is there
 
 
