@@ -1,6 +1,6 @@
 """What an encoder costs: its bytes are counted, its processor seconds are measured on one batch.
 
-Does not belong here: how many images and captions there are (`estimates`).
+Does not belong here: how many images and captions there are (`plan`).
 """
 
 import io
@@ -36,9 +36,10 @@ from react_pipeline.clip import (
 )
 from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, Encoder
+from react_pipeline.extensions.demo import architecture as demo_architecture
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
+from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig
 from react_pipeline.stage import ALL
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.training import STATE_BYTES, ModelMethod
@@ -152,8 +153,8 @@ def _architecture(project: Project, config: EncoderConfig, stage: str) -> Archit
     for folder in folders:
         if (folder / CONFIG_FILE).is_file():
             return *read_config(folder), folder
-    if built := encoders().get(config.model):
-        return built.architecture()
+    if config.is_demo:
+        return demo_architecture()
     return _named(config.model.removeprefix(GATED_PREFIX)), {}, None
 
 
