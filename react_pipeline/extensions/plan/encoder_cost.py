@@ -115,11 +115,12 @@ class EncoderCost(NamedTuple):
             if method:
                 with torch.device("meta"):
                     method.attach_to(clip, training)
-            clip.model.to_empty(device="cpu")  # no page of it is touched
-            clip.model.requires_grad_(False)
-            if method:
-                numbers = method.set_trainable(clip.model)
-            each = _row_bytes(clip, precision, training, images)
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                clip.model.to_empty(device="cpu")
+                clip.model.requires_grad_(False)
+                if method:
+                    numbers = method.set_trainable(clip.model)
+                each = _row_bytes(clip, precision, training, images)
         copies = 0 if method else self.weights_bytes / 2  # in half precision
         return Batch(rows, each, self.weights_bytes + copies + STATE_BYTES * numbers)
 
@@ -169,25 +170,26 @@ def _named(name: str) -> dict[str, Any]:
 
 
 def _row_bytes(clip: Clip, precision: str, training: TrainingConfig, with_images: bool) -> int:
-    """Count the bytes of a row of images or captions, backwards too where weights train."""
+    """Count the bytes of a row of images or captions, backwards too where weights train; called
+    where all tensors are fake.
+    """
     model, rows = clip.model, 2 * COUNTED
     trained = [one for one in model.parameters() if one.requires_grad]
     tower = ImageTower(model, activation_checkpointing=training.activation_checkpointing)
     if training.activation_checkpointing:
         recompute_activations(model)
     dtype = DTYPES.get(precision, torch.float32)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
-        tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
+    images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
+    tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
 
-        def encode(count: int) -> Iterator[torch.Tensor]:
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                if trains_images(model) if trained else with_images:
-                    yield tower(images[:count].clone())
-                if not trained or trains_text(model):
-                    yield encode_text(model, tokens[:count])
+    def encode(count: int) -> Iterator[torch.Tensor]:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            if trains_images(model) if trained else with_images:
+                yield tower(images[:count].clone())
+            if not trained or trains_text(model):
+                yield encode_text(model, tokens[:count])
 
-        return step_bytes(encode, trained, rows)
+    return step_bytes(encode, trained, rows)
 
 
 def time_encoder(architecture: Architecture) -> tuple[float, float, float]:
