@@ -40,7 +40,7 @@ def captions() -> pd.DataFrame:
     licences = {source.name: source.licence for source in CORPUS_SOURCES}
     rows = [
         (drawing.key, drawing.caption, drawing.source, licences[drawing.source], drawing.subject)
-        for drawing in _shuffled()
+        for drawing in _by_key().values()
     ]
     return pd.DataFrame(rows, columns=["key", "caption", "source", "licence", "subject"])
 
@@ -94,15 +94,11 @@ def labelled_images(classes: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 @cache
-def _shuffled() -> list[Drawing]:
+def _by_key() -> dict[str, Drawing]:
+    """Return every drawing by its key, in a random order that is always the same."""
     drawings = sorted(corpus_drawings(), key=lambda drawing: drawing.key)
     random.Random(SHUFFLE_SEED).shuffle(drawings)  # noqa: S311 - a fixed order, not a secret
-    return drawings
-
-
-@cache
-def _by_key() -> dict[str, Drawing]:
-    return {drawing.key: drawing for drawing in _shuffled()}
+    return {drawing.key: drawing for drawing in drawings}
 
 
 @lru_cache(maxsize=KEPT_DRAWINGS)
