@@ -23,7 +23,7 @@ def react(domain: settings.DomainConfig, steps: int = 100) -> dict[str, float]:
     # Labelled images only measure, so pairs that show the subject of one of them are left out.
     base = clip.from_parts(*demo.build_base())
     pairs = demo.captions()
-    labelled = pd.DataFrame(demo.labelled_images("demo/activities"))
+    labelled = pd.DataFrame(demo.labelled_images(domain.class_names))
     pairs = pairs[~pairs["subject"].isin(labelled["subject"])].reset_index(drop=True)
     # 2. Encode the corpus: class names are compared with captions.
     vectors = base.encode_texts(pairs["caption"].tolist())

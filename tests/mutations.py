@@ -256,7 +256,7 @@ GUARDS = (
     Guard("react_pipeline/tracking/notes.py", " or has_secret(address)", "", SECRETS),
     Guard("react_pipeline/extensions/plan/diagnosis.py", "without_secrets(uri)", "uri", SECRETS),
     # A plan names what does not fit
-    Guard("react_pipeline/extensions/plan/plan.py", "machine.card if step.batch and machine.gpus else machine.memory", "machine.memory", "extensions/plan/test_plan.py::test_batches_that_no_card_holds_are_named_with_what_fits"),
+    Guard("react_pipeline/extensions/plan/plan.py", "machine.card if step.work.batch and machine.gpus else machine.memory", "machine.memory", "extensions/plan/test_plan.py::test_batches_that_no_card_holds_are_named_with_what_fits"),
     # Who may ask
     Guard("react_pipeline/extensions/ui/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
     Guard("react_pipeline/extensions/ui/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),

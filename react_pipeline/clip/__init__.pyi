@@ -37,7 +37,6 @@ from .memory import is_out_of_memory as is_out_of_memory
 from .memory import machine_memory_bytes as machine_memory_bytes
 from .memory import row_bytes as row_bytes
 from .model import Clip as Clip
-from .model import encoder_of_tower as encoder_of_tower
 from .model import from_parts as from_parts
 from .model import load as load
 from .model import loaded_base as loaded_base

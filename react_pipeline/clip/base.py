@@ -25,7 +25,7 @@ from react_pipeline.clip.architecture import (
 )
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, absence
-from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean, encoders
+from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean
 from react_pipeline.store import Artifact, InputError, Scratch, read_json_bounded, sha256_of
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ def _publish(project: Project, stage: str, config: EncoderConfig) -> Artifact:
 
         def write(staging: Path, _: Scratch) -> dict[str, Any]:
             from react_pipeline.clip.model import from_parts, save
+            from react_pipeline.extensions.demo import build_base
 
-            built = encoders().get(encoder.model)
-            clip = from_parts(*built.build()) if built else from_open_clip(encoder)
+            parts = build_base() if encoder.is_demo else None
+            clip = from_parts(*parts) if parts else from_open_clip(encoder)
             save(clip, staging)
             parameters = sum(parameter.numel() for parameter in clip.model.parameters())
             return {
@@ -91,8 +92,10 @@ def _digests(encoder: EncoderConfig) -> Any:
     """Identity of a local checkpoint: the digests of its files; of a built encoder: the versions it
     is made from.
     """
-    if built := encoders().get(encoder.model):
-        return built.packages()
+    if encoder.is_demo:
+        from react_pipeline.extensions.demo import installed_versions
+
+        return installed_versions()
     path = Path(encoder.pretrained or "")
     if not encoder.pretrained or not path.exists():
         return None
@@ -151,8 +154,8 @@ def require_available(encoder: EncoderConfig, section: str = "encoder") -> None:
     Raises:
         InputError: Naming the field of the section, and the nearest names.
     """
-    if built := encoders().get(encoder.model):
-        built.packages()
+    if encoder.is_demo:
+        _digests(encoder)
         return
     weights = str(encoder.pretrained)
     path = Path(weights)

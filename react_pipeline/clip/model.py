@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -36,11 +36,8 @@ from react_pipeline.clip.device import arithmetic
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.tower import encode_text, in_text_tower, text_lengths
 from react_pipeline.clip.weights import at_most, load_strictly, read_weights
-from react_pipeline.settings import METHODS, encoders
+from react_pipeline.settings import METHODS
 from react_pipeline.store import InputError, StoreWriteError
-
-if TYPE_CHECKING:
-    from react_pipeline.extensions.demo import JoinedNetworks
 
 _GATED = ".gated_attn_block."
 
@@ -273,6 +270,8 @@ def from_parts(
 
 def _build(cfg: dict[str, Any]) -> nn.Module:
     """Build the towers, with the new modules of the methods that trained a checkpoint."""
+    from react_pipeline.extensions.demo import IMAGE_TOWER
+
     if "multimodal_cfg" in cfg:
         raise InputError("CoCa is not supported, it has no plain image and text towers")
     vision_cfg, text_cfg = cfg["vision_cfg"], cfg["text_cfg"]
@@ -281,8 +280,8 @@ def _build(cfg: dict[str, Any]) -> nn.Module:
     # Weights come from the checkpoint alone, never from a place that its architecture names.
     if tower := vision_cfg.get("timm_model_name"):
         vision_cfg["timm_model_pretrained"] = False
-        if built := encoder_of_tower(tower):
-            built.register()
+        if tower == IMAGE_TOWER:
+            from react_pipeline.extensions.demo import react_demo_hybrid  # noqa: F401 - registers it
     separate_text = cfg.pop("custom_text", False)
     if name := text_cfg.get("hf_model_name"):
         text_cfg["hf_model_pretrained"] = False
@@ -300,11 +299,6 @@ def _build(cfg: dict[str, Any]) -> nn.Module:
             )
         method.reattach(model, entry["record"])
     return model
-
-
-def encoder_of_tower(image_tower: str | None) -> JoinedNetworks | None:
-    """Return the encoder that brings an image tower of timm; None for towers of timm itself."""
-    return next((one for one in encoders().values() if one.image_tower == image_tower), None)
 
 
 def _require_no_code(name: str) -> None:

@@ -22,7 +22,6 @@ from react_pipeline.settings import (
     EncoderConfig,
     EvaluationSetConfig,
     absolute_path,
-    encoders,
 )
 from react_pipeline.store import (
     Artifact,
@@ -65,9 +64,10 @@ def of_corpus(project: Project, _key: str) -> Look:
 
 def of_encoder(project: Project, encoder: EncoderConfig) -> Look:
     """Look at the checkpoint's file or folder; a tag of open_clip names no file."""
-    built = encoders().get(encoder.model)
+    from react_pipeline.extensions.demo import installed_versions
+
     names = (encoder.pretrained,) if encoder.pretrained else ()
-    return look_at(project, names, built.packages if built else dict)
+    return look_at(project, names, installed_versions if encoder.is_demo else dict)
 
 
 def of_labelled(project: Project, images: EvaluationSetConfig | None) -> Look:

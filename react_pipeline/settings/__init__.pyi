@@ -20,10 +20,10 @@ from .corpus import DownloadConfig as DownloadConfig
 from .corpus import LocalNames as LocalNames
 from .corpus import Names as Names
 from .corpus import corpus_kinds as corpus_kinds
+from .encoder import DEMO as DEMO
 from .encoder import HUB_PREFIX as HUB_PREFIX
 from .encoder import EmbeddingConfig as EmbeddingConfig
 from .encoder import EncoderConfig as EncoderConfig
-from .encoder import encoders as encoders
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
 from .evaluation import labelled_kinds as labelled_kinds
 from .files import load_domain as load_domain

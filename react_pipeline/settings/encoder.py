@@ -4,9 +4,7 @@ Does not belong here: loading a model (`clip`), encoding with it (`embedding`).
 """
 
 import re
-from collections.abc import Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import PositiveInt, ValidationInfo, field_validator, model_validator
 
@@ -19,9 +17,8 @@ from react_pipeline.settings.section import (
 )
 from react_pipeline.settings.training import Precision
 
-if TYPE_CHECKING:
-    from react_pipeline.extensions.demo import JoinedNetworks
-
+DEMO = "demo"
+"""The model of the demo."""
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 """Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
 _IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
@@ -56,10 +53,10 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:
-        if bool(self.pretrained) == (self.model in encoders()):
+        if bool(self.pretrained) == self.is_demo:
             raise ValueError(
                 "`pretrained` must name a tag of open_clip, a checkpoint or hf-hub:organization/name, "
-                f"and is left out for {', '.join(encoders())}, made from installed packages"
+                f"and is left out for {DEMO}, made from installed packages"
             )
         return self
 
@@ -73,13 +70,10 @@ class EncoderConfig(Section):
                 return str(checkpoint)
         return name
 
-
-@cache
-def encoders() -> Mapping[str, "JoinedNetworks"]:
-    """Return every encoder that is built rather than loaded, by name."""
-    from react_pipeline.extensions.demo import JoinedNetworks
-
-    return {JoinedNetworks.name: JoinedNetworks()}
+    @property
+    def is_demo(self) -> bool:
+        """Whether it is built from installed packages (`extensions.demo`), rather than loaded."""
+        return self.model == DEMO
 
 
 class EmbeddingConfig(Section):

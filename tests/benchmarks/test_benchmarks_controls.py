@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,23 +72,3 @@ def test_all_seeds_and_controls_are_measured_and_averaged(
     assert f"| {top1.mean():.1f} ± {top1.std(ddof=1):.1f} |" in ncm and ncm.endswith("| 2 |")
     gain = top1.mean() - 100 * right["base"].mean()
     assert f"| {gain:+.1f} ± {top1.std(ddof=1):.1f} |" in ncm
-
-
-def test_arms_differ_in_what_is_kept_out(tmp_path: Path) -> None:
-    kept = {}
-    for arm in demo_proof.ARMS:
-        project = demo_proof.project_of(tmp_path, arm, ["gda"], 2)
-        kept[arm] = project.retrieval("objects").same_subject
-        assert {"gda-seed1", "gda-seed1-control"} < {*project.config.methods}
-    assert kept == demo_proof.ARMS
-
-
-def test_a_table_of_the_proof_has_each_domain_and_the_mean() -> None:
-    kinds = {"base": 0.1, "gated-image": 0.4, "gated-image random": 0.2, "gated-image shuffled": 0}
-    figures = {
-        slug: {kind: np.arange(100)[None] < 100 * share for kind, share in kinds.items()}
-        for slug in ("objects", "symbols")
-    }
-    lines = demo_proof.to_markdown("as it is", figures).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:]] == ["objects", "symbols", "mean"]
-    assert "| mean | 10.0 | 40.0 | 20.0 | 0.0 | +30.0 (" in lines[-1] and "| +20.0 (" in lines[-1]

@@ -19,16 +19,7 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.extensions.methods.few_shot import FewShotNcm
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig
 from react_pipeline.training import customize
-
-
-def test_captions_name_classes_in_singular_or_plural() -> None:
-    classes = [{"name": "kiwi", "synonyms": ["kiwifruit"]}, "tomato", "pear"]
-    domain = DomainConfig(slug="fruit", classes=classes)
-    captions = pd.Series(["Kiwifruit", "two tomatoes", "pears.jpg", "a pearl", "kiwano"])
-    named = captions.str.contains(photographs.naming_classes(domain))
-    assert named.tolist() == [True, True, True, False, False]
 
 
 def test_a_nameless_control_names_no_class(

@@ -49,8 +49,8 @@ def test_its_plan_has_hours_and_bytes_for_every_step(recipe: Path) -> None:
     plan = make_plan(Project.load(recipe), machine, 10_000_000)
     steps = {step.stage: step for step in plan.steps}
     assert steps["customized_checkpoint"].gpu_hours and steps["corpus"].cpu_hours
-    assert steps["retrieved_set"].disk > 1e11
-    assert steps["customized_checkpoint"].amount.startswith(f"{2 * 32 * 10_000_000:,} images")
+    assert steps["retrieved_set"].work.disk > 1e11
+    assert steps["customized_checkpoint"].work.amount.startswith(f"{2 * 32 * 10_000_000:,} images")
 
 
 def test_the_scripts_of_photographs_make_a_project_that_is_read(

@@ -4,9 +4,7 @@ servers of ours.
 
 from __future__ import annotations
 
-import ast
-
-from support.rooms import LIBRARY, modules_of_library
+from support.rooms import LIBRARY, imported_names, modules_of_library
 
 CLIENTS = {"aiohttp", "http.client", "httpx", "requests", "urllib.request", "urllib3"}
 POLICY = "of the policy"
@@ -22,10 +20,7 @@ USERS = {
 def test_no_other_module_makes_requests() -> None:
     users = set()
     for path in modules_of_library():
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            if CLIENTS & {*names, *(name.partition(".")[0] for name in names)}:
-                users.add(str(path.relative_to(LIBRARY)))
+        names = imported_names(path)
+        if CLIENTS & {*names, *(name.partition(".")[0] for name in names)}:
+            users.add(str(path.relative_to(LIBRARY)))
     assert users == set(USERS)

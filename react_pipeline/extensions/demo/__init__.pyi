@@ -1,6 +1,10 @@
+from .base import architecture as architecture
 from .base import build_base as build_base
 from .commands import DEMO_DOMAINS as DEMO_DOMAINS
 from .corpus import captions as captions
 from .corpus import drawn as drawn
 from .corpus import labelled_images as labelled_images
-from .packages import JoinedNetworks as JoinedNetworks
+from .network import react_demo_hybrid as react_demo_hybrid
+from .packages import ENCODER_INGREDIENTS as ENCODER_INGREDIENTS
+from .packages import IMAGE_TOWER as IMAGE_TOWER
+from .packages import installed_versions as installed_versions

@@ -22,12 +22,12 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from .network import (
-    ARCHITECTURE,
     IMAGE_SIZE,
     POOLED,
     WIDTH,
     FeatureMap,
 )
+from .packages import IMAGE_TOWER
 from .sources import package
 
 RIDGE = 20.0
@@ -59,7 +59,7 @@ def architecture() -> Architecture:
         "embed_dim": WIDTH,
         "custom_text": True,
         "vision_cfg": {
-            "timm_model_name": ARCHITECTURE,
+            "timm_model_name": IMAGE_TOWER,
             "timm_model_pretrained": False,
             "timm_pool": "avg",
             "timm_proj": "none",

@@ -2,13 +2,13 @@
 the pictures of its labelled sets.
 
 The same packages give the same bytes. Does not belong here: which drawings and captions there are
-(`sources`, `evaluation`), pixels (`drawing`).
+(`sources`), pixels (`drawing`).
 """
 
 import hashlib
 import io
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from PIL import Image
 from react_pipeline.corpus import ImageSource, progress
 
 from .drawing import BlankError, render, render_file
-from .evaluation import labelled_emoji
 from .packages import CORPUS_SOURCES
-from .sources import Drawing, corpus_drawings, emoji_subject, package
+from .sources import Drawing, corpus_drawings, emoji_subject, labelled_emoji, package
 
 IMAGE_SIZE = 128
 SHUFFLE_SEED = 0
@@ -41,7 +40,7 @@ def captions() -> pd.DataFrame:
     licences = {source.name: source.licence for source in CORPUS_SOURCES}
     rows = [
         (drawing.key, drawing.caption, drawing.source, licences[drawing.source], drawing.subject)
-        for drawing in _shuffled()
+        for drawing in _by_key().values()
     ]
     return pd.DataFrame(rows, columns=["key", "caption", "source", "licence", "subject"])
 
@@ -80,31 +79,26 @@ def labelled_png(name: str) -> bytes:
     return _png(render_file(drawing, IMAGE_SIZE))
 
 
-def labelled_images(name: str) -> Iterator[dict[str, Any]]:
-    """Yield each labelled image of a set of `evaluation.GROUPS`: `path`, `image`, `class`, and
-    `subject`.
+def labelled_images(classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield each labelled image of these classes: `path`, `image`, `class`, and `subject`.
 
     They are Twemoji's drawings, an artist who is not in the corpus.
 
     Raises:
-        InputError: If the name is unknown or the package is missing.
+        InputError: If the package is missing.
     """
-    for path, label in labelled_emoji(name):
+    for path, label in labelled_emoji(classes):
         image = render_file(path, IMAGE_SIZE)
         subject = emoji_subject(path.stem)
         yield {"path": f"{path.stem}.png", "image": image, "class": label, "subject": subject}
 
 
 @cache
-def _shuffled() -> list[Drawing]:
+def _by_key() -> dict[str, Drawing]:
+    """Return every drawing by its key, in a random order that is always the same."""
     drawings = sorted(corpus_drawings(), key=lambda drawing: drawing.key)
     random.Random(SHUFFLE_SEED).shuffle(drawings)  # noqa: S311 - a fixed order, not a secret
-    return drawings
-
-
-@cache
-def _by_key() -> dict[str, Drawing]:
-    return {drawing.key: drawing for drawing in _shuffled()}
+    return {drawing.key: drawing for drawing in drawings}
 
 
 @lru_cache(maxsize=KEPT_DRAWINGS)

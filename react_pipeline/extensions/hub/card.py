@@ -17,13 +17,14 @@ from markupsafe import Markup
 
 from react_pipeline.clip import GATED_PREFIX, read_config
 from react_pipeline.evaluation import EvalResult, collect_evidence
+from react_pipeline.extensions.demo import ENCODER_INGREDIENTS
 from react_pipeline.extensions.hub.exported_folder import ModelForm
 from react_pipeline.extensions.hub.onnx_model import Facts
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, find_results
-from react_pipeline.settings import CONTROL_SUFFIX, HUB_PREFIX, encoders
+from react_pipeline.settings import CONTROL_SUFFIX, DEMO, HUB_PREFIX
 from react_pipeline.stage import (
     ALL,
     CORPUS_EMBEDDINGS,
@@ -200,7 +201,7 @@ def _encoder(config: Mapping[str, Any], published: Artifact) -> dict[str, Any]:
     folder belies.
     """
     shown = {name: config[name] for name in ("model", "pretrained")}
-    if config["model"] not in encoders():
+    if config["model"] != DEMO:
         tower = read_config(published.path)[0]["vision_cfg"]
         tower.pop("react_cfg", None)
         named = open_clip.get_model_config(_name(config))
@@ -211,8 +212,7 @@ def _encoder(config: Mapping[str, Any], published: Artifact) -> dict[str, Any]:
 
 def ingredients(project: Project) -> dict[str, Sequence[tuple[str, str, str]]]:
     """Return the packages that corpus and base are made of; empty where there are none."""
-    built = encoders().get(project.config.encoder.model)
     return {
         "corpus_sources": project.config.corpus.ingredients(),
-        "base_sources": built.ingredients() if built else (),
+        "base_sources": ENCODER_INGREDIENTS if project.config.encoder.is_demo else (),
     }

@@ -30,11 +30,11 @@ from react_pipeline.clip import (
     WEIGHTS_FILE,
     ClassHead,
     domain_head,
-    encoder_of_tower,
     load,
     prompt_templates,
     read_config,
 )
+from react_pipeline.extensions.demo import IMAGE_TOWER
 from react_pipeline.project import Project
 from react_pipeline.stage import ALL
 from react_pipeline.store import Artifact, CorruptArtifact, fsync_tree, link_or_copy, sha256_of
@@ -121,7 +121,7 @@ def write_model(
         gated=bool(vision_cfg.get("react_cfg")),
         new_modules=" and ".join(methods),
         # open_clip cannot learn modules of extensions, and knows no image tower of theirs.
-        plain=not methods and encoder_of_tower(vision_cfg.get("timm_model_name")) is None,
+        plain=not methods and vision_cfg.get("timm_model_name") != IMAGE_TOWER,
         from_inside=bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name")),
         head=head,
     )

@@ -278,7 +278,6 @@ def _are_said(names: pd.DataFrame) -> pd.Series:
     """Return whether captions say each name: `count_names` leaves out `bear` in "a polar bear" if
     that is a name too.
     """
-    words = split_words(pa.array(names["name"], pa.string())).to_pylist()
-    texts = pd.Series([f" {' '.join(filter(None, text))} " for text in words], names.index)
-    all_texts = "\n".join(texts[names["captions"] > 0])
-    return texts.map(lambda text: text in all_texts)
+    texts = pd.Series(_join_words(names["name"].tolist()).to_pylist(), names.index)
+    all_texts = "\n".join(" " + texts[names["captions"] > 0] + " ")
+    return texts.map(lambda text: f" {text} " in all_texts)

@@ -5,7 +5,8 @@ tried (`signs`).
 """
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -58,25 +59,37 @@ def plan(
     """
     project = load_project(config)
     valid_domains(project)  # names the others
-    gc.disable()  # an import leaves no garbage, and looking for it takes a second
-    from react_pipeline.extensions.plan import Machine, make_plan
+    with _no_collection():
+        from react_pipeline.extensions.plan import Machine, make_plan
 
-    gc.enable()
     here = Machine.here(project.config.store, project.config.device)
     estimate = make_plan(project, here.changed(machine), rows)
     steps = estimate.steps
     lines = []
     for step in steps:
-        sizes, hours = (step.disk, step.memory), (step.cpu_hours, step.gpu_hours)
+        sizes, hours = (step.work.disk, step.memory), (step.cpu_hours, step.gpu_hours)
         built = "yes" if step.built else ""
-        lines.append([step.stage, step.amount, *map(_bytes, sizes), *map(_hours, hours), built])
-    disk = _bytes(sum(step.disk for step in steps))
+        lines.append(
+            [step.stage, step.work.amount, *map(_bytes, sizes), *map(_hours, hours), built]
+        )
+    disk = _bytes(sum(step.work.disk for step in steps))
     totals = [_total(step.cpu_hours for step in steps), _total(step.gpu_hours for step in steps)]
     lines.append(["total", "", disk, "", *totals, ""])
     columns = ["step", "amount", "disk", "memory", "CPU", "GPU", "built"]
     print_table(columns, lines, right=len(columns))
     for problem in estimate.problems:
         console.print(f"does not fit: {problem}")
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Import without looking for garbage, which takes seconds: there is none in what was imported,
+    then or later.
+    """
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def _bytes(size: float) -> str:
@@ -104,25 +117,26 @@ def advise(domain: Domain, config: Config = None) -> None:
     look = Manifests.of(project)  # before anything large is loaded
     for stage in (RETRIEVED_SET, CONTROL_SET):
         fresh(look, stage, domain)
-    gc.disable()  # likewise
-    from react_pipeline.extensions.plan.signs import read_signs
+    with _no_collection():
+        import pandas as pd
 
-    gc.enable()
-    tried, classes, _ = read_signs(project, domain)
-    unnamed = classes[~classes["named"]]
+        from react_pipeline.extensions.plan.signs import try_gda
+
+    retrieved, control = (fresh(project, stage, domain) for stage in (RETRIEVED_SET, CONTROL_SET))
+    tried = try_gda(project, domain, retrieved, control)
+    classes = pd.read_parquet(retrieved.file("classes.parquet"), columns=["class", "kept"])
+    unnamed = classes[classes["class"].isin(retrieved.counts.get("unnamed", []))]
     console.print(
-        f"{len(classes):,} classes, {classes['pairs'].sum():,} pairs; classes without a pair: "
-        f"{(classes['pairs'] == 0).sum():,}; classes that no caption names: {len(unnamed):,}"
+        f"{len(classes):,} classes, {classes['kept'].sum():,} pairs; classes without a pair: "
+        f"{(classes['kept'] == 0).sum():,}; classes that no caption names: {len(unnamed):,}"
     )
     if len(unnamed):
-        rows = unnamed.head(LISTED)[["class", "pairs"]].to_numpy().tolist()
-        print_table(["not named", "pairs"], rows)
+        print_table(["not named", "pairs"], unnamed.head(LISTED).to_numpy().tolist())
         console.print("add a synonym that captions use: it finds better pairs")
-    own, control = (f"{100 * (one - tried.base):+.1f}" for one in (tried.own, tried.control))
-    console.print(f"gda on held-out pairs: {own} points over the base; its control: {control}")
-    settings = project.retrieval(domain)
-    lacking = int((classes["pairs"] < settings.min_per_class).sum())
-    if lacking > settings.max_starving_fraction * len(classes):
+    own, random = (f"{100 * (one - tried.base):+.1f}" for one in (tried.own, tried.control))
+    console.print(f"gda on held-out pairs: {own} points over the base; its control: {random}")
+    lacking = len(retrieved.counts["starving"])
+    if lacking > project.retrieval(domain).max_starving_fraction * len(classes):
         console.print(
             f"next: add names or synonyms to {domain}.yaml; {lacking} classes have too few pairs, "
             "and no method trains on so few"

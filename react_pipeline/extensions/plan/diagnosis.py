@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.filesize import decimal
 
@@ -181,24 +181,17 @@ def _store(project: Project) -> list[Finding]:
 def _servers(project: Project) -> Iterator[Finding]:
     """Ask whether the tracking server, and the pages of Dagster and MLflow, answer."""
     uri, ui = project.config.tracking_uri or "", ui_addresses(locate_home(project.path.parent))
-    yield _server(
-        "dagster server", dagster_url(project.config.dagster_url) or ui.get("dagster", ""), _daemons
-    )
+    dagster = dagster_url(project.config.dagster_url) or ui.get("dagster", "")
+    yield _server("dagster server", dagster, _daemons)
     if uri.startswith("http"):
-        later = "results are safe and are logged when it answers again"
-        yield _server("tracking", uri.rstrip("/"), _health, later)
+        yield _server("tracking", uri.rstrip("/"), _health)
         return
     yield Finding("tracking", "ok", without_secrets(uri))
-    address = mlflow_url(project.config.mlflow_url, uri) or ui.get("mlflow", "")
-    yield _server("mlflow server", address, _health)
+    mlflow = mlflow_url(project.config.mlflow_url, uri) or ui.get("mlflow", "")
+    yield _server("mlflow server", mlflow, _health)
 
 
-def _server(
-    what: str,
-    address: str,
-    ask: Callable[[str], str],
-    remedy: str = "react-pipeline ui, and wait a minute; or correct its address",
-) -> Finding:
+def _server(what: str, address: str, ask: Callable[[str], str]) -> Finding:
     import httpx  # not in the light installation
 
     if not address:
@@ -208,6 +201,7 @@ def _server(
     except (OSError, httpx.HTTPError) as error:
         fault = str(error).partition("\n")[0] or "timed out"
     if fault:
+        remedy = "react-pipeline ui, and wait a minute; or correct its address; no result is lost"
         return Finding(what, "note", f"{address}: {fault}", remedy)
     return Finding(what, "ok", f"{address} answers")
 
@@ -215,7 +209,7 @@ def _server(
 def _daemons(address: str) -> str:
     """Return what is wrong with Dagster's daemon, without which nothing queued ever starts."""
     try:
-        answer = json.loads(_ask(f"{address}/graphql", json.dumps({"query": _DAEMONS}).encode()))
+        answer = json.loads(_ask(f"{address}/graphql", "POST", json={"query": _DAEMONS}))
         daemons = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
         ill = [one["daemonType"] for one in daemons if one["required"] and not one["healthy"]]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -228,21 +222,14 @@ def _health(address: str) -> str:
     return ""
 
 
-def _ask(url: str, body: bytes | None = None) -> bytes:
+def _ask(url: str, method: str = "GET", **options: Any) -> bytes:
     """Return what a server of ours answers. Whatever answers there, it ends."""
     import httpx
 
-    method = "GET" if body is None else "POST"
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     data, deadline = b"", time.monotonic() + SERVER_TIMEOUT_SECONDS
-    with httpx.stream(
-        method,
-        url,
-        content=body,
-        headers=headers,
-        timeout=SERVER_TIMEOUT_SECONDS,
-        follow_redirects=True,
-    ) as response:
+    options |= {"timeout": SERVER_TIMEOUT_SECONDS, "follow_redirects": True}
+    headers = {"Accept-Encoding": "identity"}
+    with httpx.stream(method, url, headers=headers, **options) as response:
         response.raise_for_status()
         for part in response.iter_raw():
             data += part

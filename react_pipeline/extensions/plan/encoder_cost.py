@@ -1,12 +1,14 @@
 """What an encoder costs: its bytes are counted, its processor seconds are measured on one batch.
 
-Does not belong here: how many images and captions there are (`estimates`).
+Does not belong here: how many images and captions there are (`plan`).
 """
 
 import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,9 +36,10 @@ from react_pipeline.clip import (
 )
 from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, Encoder
+from react_pipeline.extensions.demo import architecture as demo_architecture
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig, encoders
+from react_pipeline.settings import MAX_PIXELS, EncoderConfig, TrainingConfig
 from react_pipeline.stage import ALL
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.training import STATE_BYTES, ModelMethod
@@ -70,14 +73,14 @@ class EncoderCost(NamedTuple):
     """Costs of an encoder of a project on a core of this machine.
 
     Attributes:
-        architecture: With which memory is counted.
+        clip: Its architecture on torch's meta device, which holds no weights.
         dimension: Of its vectors.
         weights_bytes: Of its weights.
         prepare, image, text: Seconds to decode and prepare an image, to encode it, and to encode a
             caption.
     """
 
-    architecture: Architecture
+    clip: Clip
     dimension: int
     weights_bytes: float
     prepare: float
@@ -107,44 +110,39 @@ class EncoderCost(NamedTuple):
                 `images`.
         """
         each, numbers = 0, 0
+        clip = replace(self.clip, model=deepcopy(self.clip.model))
         with suppress(Exception):  # whatever an architecture raises there
-            clip = build_empty(self.architecture)
             if method:
                 with torch.device("meta"):
                     method.attach_to(clip, training)
-            clip.model.to_empty(device="cpu")  # no page of it is touched
-            clip.model.requires_grad_(False)
-            if method:
-                numbers = method.set_trainable(clip.model)
-            each = _row_bytes(clip, precision, training, images)
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                clip.model.to_empty(device="cpu")
+                clip.model.requires_grad_(False)
+                if method:
+                    numbers = method.set_trainable(clip.model)
+                each = _row_bytes(clip, precision, training, images)
         copies = 0 if method else self.weights_bytes / 2  # in half precision
         return Batch(rows, each, self.weights_bytes + copies + STATE_BYTES * numbers)
 
 
 def encoder_cost(project: Project, config: EncoderConfig, stage: str) -> EncoderCost:
-    """Count the weights of an encoder on torch's meta device, which holds none, and time it.
+    """Count the weights of an encoder on torch's meta device, and time it.
 
     What cannot be built there, such as image towers of an old timm, counts as ViT-B/32.
     """
-    architecture = timed = _architecture(project, config, stage)
+    architecture = _architecture(project, config, stage)
     dimension, scale = architecture[0]["embed_dim"], 1.0
     stand_in: Architecture = _named(STAND_IN), {}, None
-    try:
-        clip = build_empty(architecture)
-    except InputError:
-        architecture = timed = stand_in
-        clip = build_empty(stand_in)
+    with torch.device("meta"):
+        try:
+            clip = from_parts(None, *architecture)
+        except InputError:
+            architecture, clip = stand_in, from_parts(None, *stand_in)
     weights_bytes = 4.0 * sum(weight.numel() for weight in clip.model.parameters())
     if weights_bytes >= LARGEST_BYTES:
-        timed, scale = stand_in, weights_bytes / STAND_IN_BYTES
-    prepare, image, text = time_encoder(timed)
-    return EncoderCost(architecture, dimension, weights_bytes, prepare, scale * image, scale * text)
-
-
-def build_empty(architecture: Architecture) -> Clip:
-    """Build an architecture on torch's meta device."""
-    with torch.device("meta"):
-        return from_parts(None, *architecture)
+        architecture, scale = stand_in, weights_bytes / STAND_IN_BYTES
+    prepare, image, text = time_encoder(architecture)
+    return EncoderCost(clip, dimension, weights_bytes, prepare, scale * image, scale * text)
 
 
 def _architecture(project: Project, config: EncoderConfig, stage: str) -> Architecture:
@@ -156,8 +154,8 @@ def _architecture(project: Project, config: EncoderConfig, stage: str) -> Archit
     for folder in folders:
         if (folder / CONFIG_FILE).is_file():
             return *read_config(folder), folder
-    if built := encoders().get(config.model):
-        return built.architecture()
+    if config.is_demo:
+        return demo_architecture()
     return _named(config.model.removeprefix(GATED_PREFIX)), {}, None
 
 
@@ -172,25 +170,26 @@ def _named(name: str) -> dict[str, Any]:
 
 
 def _row_bytes(clip: Clip, precision: str, training: TrainingConfig, with_images: bool) -> int:
-    """Count the bytes of a row of images or captions, backwards too where weights train."""
+    """Count the bytes of a row of images or captions, backwards too where weights train; called
+    where all tensors are fake.
+    """
     model, rows = clip.model, 2 * COUNTED
     trained = [one for one in model.parameters() if one.requires_grad]
     tower = ImageTower(model, activation_checkpointing=training.activation_checkpointing)
     if training.activation_checkpointing:
         recompute_activations(model)
     dtype = DTYPES.get(precision, torch.float32)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
-        tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
+    images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
+    tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
 
-        def encode(count: int) -> Iterator[torch.Tensor]:
-            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-                if trains_images(model) if trained else with_images:
-                    yield tower(images[:count].clone())
-                if not trained or trains_text(model):
-                    yield encode_text(model, tokens[:count])
+    def encode(count: int) -> Iterator[torch.Tensor]:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            if trains_images(model) if trained else with_images:
+                yield tower(images[:count].clone())
+            if not trained or trains_text(model):
+                yield encode_text(model, tokens[:count])
 
-        return row_bytes(encode, rows, trained)
+    return row_bytes(encode, rows, trained)
 
 
 def time_encoder(architecture: Architecture) -> tuple[float, float, float]:

@@ -1,7 +1,6 @@
-"""Signs: what names and pairs say of a domain before anything is trained, and `gda` tried on
-held-out pairs.
+"""Signs: `gda` tried on held-out pairs, before anything is trained.
 
-Does not belong here: printing (`commands`). Shapes: N pairs, C classes, D embedding dimension.
+Does not belong here: printing (`commands`), what retrieval counted (`retrieval`). Shapes: N pairs.
 """
 
 from __future__ import annotations
@@ -11,15 +10,14 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from react_pipeline.clip import ClassHead, Clip
+from react_pipeline.clip import ClassHead
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples, PairVectors, label_pairs
-from react_pipeline.extensions.names import domain_names, unnamed_classes
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.retrieval import load_encoder
 from react_pipeline.settings import METHODS, TrainingConfig
-from react_pipeline.stage import CONTROL_SET, CORPUS_EMBEDDINGS, RETRIEVED_SET, encoder_in
+from react_pipeline.stage import encoder_in
 from react_pipeline.store import Artifact
 
 
@@ -33,53 +31,17 @@ class Tried(NamedTuple):
     control: float
 
 
-class Signs(NamedTuple):
-    """Facts about a domain before a training.
-
-    Attributes:
-        tried: `gda` on held-out pairs.
-        classes: One row a class: class, pairs, named (by a caption).
-        samples: The kept pairs as a head is fitted to them, in the order of the corpus.
+def try_gda(project: Project, slug: str, retrieved: Artifact, control: Artifact) -> Tried:
+    """Try `gda` on each half of the retrieved pairs of a domain, fitted to the other half, or to
+    half of the random ones.
     """
-
-    tried: Tried
-    classes: pd.DataFrame
-    samples: HeadSamples
-
-
-def read_signs(project: Project, slug: str) -> Signs:
-    """Try `gda` on the retrieved pairs of a domain and on its control.
-
-    Raises:
-        MissingArtifact, StaleArtifact: If one of them has to be materialized first.
-    """
-    retrieved = fresh(project, RETRIEVED_SET, slug)
     clip = load_encoder(project, fresh(project, encoder_in(retrieved.parents)))
-    samples = _samples(project, slug, clip, retrieved)
-    random = _samples(project, slug, clip, fresh(project, CONTROL_SET, slug))
-    return Signs(_tried(samples, random), _classes(project, slug, retrieved), samples)
 
+    def samples_of(artifact: Artifact) -> HeadSamples:
+        pairs = CollectedPairs(artifact)
+        return label_pairs(clip, pairs, PairVectors.read(pairs), project.domain(slug))
 
-def _samples(project: Project, slug: str, clip: Clip, artifact: Artifact) -> HeadSamples:
-    """Return the pairs of a set as a head is fitted to them."""
-    pairs = CollectedPairs(artifact)
-    return label_pairs(clip, pairs, PairVectors.read(pairs), project.domain(slug))
-
-
-def _classes(project: Project, slug: str, retrieved: Artifact) -> pd.DataFrame:
-    unnamed = unnamed_classes(domain_names(project, slug), fresh(project, CORPUS_EMBEDDINGS))
-    classes = pd.DataFrame({"class": project.domain(slug).class_names})
-    sizes = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])["class"]
-    classes["pairs"] = classes["class"].map(sizes.value_counts()).fillna(0).astype(int)
-    # Without captions no class is named.
-    classes["named"] = False if unnamed is None else ~classes["class"].isin(unnamed)
-    return classes
-
-
-def _tried(samples: HeadSamples, random: HeadSamples) -> Tried:
-    """Try `gda` on each half of the pairs, fitted to the other half, or to half of the random
-    ones.
-    """
+    samples, random = samples_of(retrieved), samples_of(control)
     ids = pd.Series(samples.class_ids.numpy())
     first = torch.from_numpy((ids.groupby(ids).cumcount() % 2 == 0).to_numpy())
 

@@ -261,11 +261,11 @@ def predict_shards(
 
     def work(*_: Any) -> tuple[int, dict[str, int]]:
         folder = (output / LABELS).resolve()
-        task = ShardTask(arguments, classifier.origin.fingerprint, options, folder)
-        task.folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        label = partial(label_shard, arguments, classifier.origin.fingerprint, options, folder)
         with cluster(options.distributor):
-            counted = spread(task, list(enumerate(shards)), f"labelling {source}")
-        for record in task.folder.glob(".*"):
+            counted = spread(label, list(enumerate(shards)), f"labelling {source}")
+        for record in folder.glob(".*"):
             remove(record)
         skipped = write_ledger(output, [row for _, rows in counted for row in rows])
         return sum(used for used, _ in counted), skipped
@@ -275,37 +275,34 @@ def predict_shards(
     return _finish(classifier, output, options, about, work)
 
 
-@dataclass(frozen=True)
-class ShardTask:
-    """Labels one shard, unless that was done before; an item is its number and its place.
+def label_shard(
+    arguments: Arguments,
+    fingerprint: str,
+    options: Options,
+    folder: Path,
+    item: tuple[int, ShardLocation],
+) -> tuple[int, list[LedgerRow]]:
+    """Label one shard, by its number and place, unless that was done before; return how many
+    pictures were used, and what was not.
 
     It may run twice, even at once: what is complete is kept.
     """
+    number, shard = item
 
-    arguments: Arguments
-    fingerprint: str
-    options: Options
-    folder: Path
-
-    def __call__(self, item: tuple[int, ShardLocation]) -> tuple[int, list[LedgerRow]]:
-        """Return how many pictures were used, and what was not."""
-        require_shared(self.folder)
-        number, shard = item
-        label = partial(self._label, shard)
-        path = Scratch(self.folder).keep(f"{number:06d}.parquet", label)
-        with pq.ParquetFile(path) as file:
-            ledger = json.loads(file.schema_arrow.metadata[LEDGER])
-            return file.metadata.num_rows, [tuple(row) for row in ledger]
-
-    def _label(self, shard: ShardLocation, file: Path) -> None:
-        classifier = _load(self.arguments, self.fingerprint)
+    def write(file: Path) -> None:
+        classifier = _load(arguments, fingerprint)
         try:
             pictures, ledger = pictures_of_shard(shard)
         except CorpusError as error:
             pictures, ledger = [], [(str(shard), "unreadable_shard", str(error))]
         clip, precision = classifier.clip, classifier.precision
-        parts = encode_pictures(clip, pictures, None, precision, self.options)
-        whole = Part.joined(parts)
-        rows = _label_rows(classifier, self.options)(whole)
+        whole = Part.joined(encode_pictures(clip, pictures, None, precision, options))
+        rows = _label_rows(classifier, options)(whole)
         skipped = json.dumps(ledger + whole.ledger)
         pq.write_table(rows.replace_schema_metadata({LEDGER: skipped}), file)
+
+    require_shared(folder)
+    path = Scratch(folder).keep(f"{number:06d}.parquet", write)
+    with pq.ParquetFile(path) as kept:
+        ledger = json.loads(kept.schema_arrow.metadata[LEDGER])
+        return kept.metadata.num_rows, [tuple(row) for row in ledger]

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,13 @@ def held_run(output: Path, identity: dict[str, Any]) -> Iterator[dict[str, Any]]
     require_output(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with _locked(output):
+        with ExitStack() as held:
+            descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+            held.callback(os.close, descriptor)
+            if not lock(descriptor, wait=False):
+                raise InputError(
+                    f"{output}: another run writes to it; wait for it, or choose another folder"
+                )
             record = _record(output) or dict(identity)
             changed = sorted(name for name in identity if record.get(name) != identity[name])
             if changed:
@@ -96,19 +102,6 @@ def held_run(output: Path, identity: dict[str, Any]) -> Iterator[dict[str, Any]]
         raise StoreWriteError(
             f"{error.filename or output}: {error.strerror or error}; free space and run again"
         ) from error
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if not lock(descriptor, wait=False):
-            raise InputError(
-                f"{output}: another run writes to it; wait for it, or choose another folder"
-            )
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _record(output: Path) -> dict[str, Any]:

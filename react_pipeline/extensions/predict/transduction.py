@@ -14,9 +14,6 @@ dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -52,15 +49,24 @@ def transduce(vectors: NDArray[np.float32], head: ClassHead) -> Tensor:
     x = torch.from_numpy(distinct)
     neighbours = affinity(x)
     prior = (LOGIT_SCALE * head.scores(x)).log_softmax(dim=1)
-    gaussians = _Gaussians.of_most_confident(x, prior)
+    # A Gaussian per class: means (C, D), and one diagonal covariance (D,).
+    means = x[prior.topk(min(MOST_CONFIDENT, len(x)), dim=0).indices].mean(dim=0)
+    variance = torch.full((x.shape[1],), 1 / x.shape[1])
     z = prior.exp()
     logits = prior
     for _ in range(OUTER_STEPS):
-        evidence = prior + gaussians.head.scores(x) / DENSITY_SCALE
+        weights = means / variance
+        # Up to a constant of each picture.
+        densities = ClassHead(weights.T, -0.5 * (weights * means).sum(dim=1)).scores(x)
+        evidence = prior + densities / DENSITY_SCALE
         for _ in range(INNER_STEPS):
             logits = evidence + neighbours @ z
             z = logits.softmax(dim=1)
-        gaussians = gaussians.fitted(x, z)
+        mass = z.sum(dim=0)[:, None]
+        # A class without pictures keeps its mean.
+        means = torch.where(mass > torch.finfo(x.dtype).eps, z.T @ x / mass, means)
+        spread = (x * x).mean(dim=0) - (mass * means * means).sum(dim=0) / len(x)
+        variance = spread.clamp(min=MIN_VARIANCE)
     return logits[torch.from_numpy(places).reshape(-1)] / LOGIT_SCALE
 
 
@@ -84,32 +90,3 @@ def affinity(x: Tensor) -> Tensor:
         places, weights.reshape(-1), (count, count), check_invariants=True
     )
     return (directed + directed.T).coalesce()
-
-
-@dataclass(frozen=True)
-class _Gaussians:
-    """A Gaussian per class: means (C, D), and one diagonal covariance (D,)."""
-
-    means: Tensor
-    variance: Tensor
-
-    @classmethod
-    def of_most_confident(cls, x: Tensor, prior: Tensor) -> Self:
-        """Start from the pictures (N, D) with the highest prior (N, C) of each class."""
-        best = prior.topk(min(MOST_CONFIDENT, len(x)), dim=0).indices
-        return cls(x[best].mean(dim=0), torch.full((x.shape[1],), 1 / x.shape[1]))
-
-    def fitted(self, x: Tensor, z: Tensor) -> Self:
-        """Fit them to pictures (N, D) that belong to classes by z (N, C); a class without pictures
-        keeps its mean.
-        """
-        mass = z.sum(dim=0)[:, None]
-        means = torch.where(mass > torch.finfo(x.dtype).eps, z.T @ x / mass, self.means)
-        spread = (x * x).mean(dim=0) - (mass * means * means).sum(dim=0) / len(x)
-        return type(self)(means, spread.clamp(min=MIN_VARIANCE))
-
-    @property
-    def head(self) -> ClassHead:
-        """Their log densities as a head, up to a constant of each picture."""
-        weights = self.means / self.variance
-        return ClassHead(weights.T, -0.5 * (weights * self.means).sum(dim=1))

@@ -8,12 +8,10 @@ from support.upkeep import edit_domain
 from typer.testing import CliRunner, Result
 
 from react_pipeline.commands.cli import app
-from react_pipeline.extensions.methods.gda import Gda
 from react_pipeline.extensions.plan import signs
-from react_pipeline.extensions.plan.signs import Tried, read_signs
-from react_pipeline.lineage import run
+from react_pipeline.extensions.plan.signs import Tried
+from react_pipeline.lineage import fresh, run
 from react_pipeline.project import Project
-from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import StaleArtifact
 
 
@@ -34,16 +32,10 @@ def advised(project: Project) -> list[str]:
 
 def test_heads_are_tried_on_pairs_they_do_not_know(retrieved_project: Project) -> None:
     # Colours are alike in any encoder, so a head fitted to half of them knows the others.
-    tried = read_signs(retrieved_project, "colours")
-    samples = tried.samples
-    head, _ = Gda().fit(samples, TrainingConfig(), None)  # type: ignore[arg-type]  # takes no step
-    of_all = float((head.scores(samples.images).argmax(dim=1) == samples.class_ids).double().mean())
-    assert tried.tried.base < tried.tried.own < of_all
-    pairs = retrieved_project.store.current("retrieved_set", "colours").counts["pairs"]
-    assert (
-        tried.classes["pairs"].sum() == len(samples.images) == pairs
-        and tried.classes["named"].all()
-    )
+    sets = [fresh(retrieved_project, f"{name}_set", "colours") for name in ("retrieved", "control")]
+    tried = signs.try_gda(retrieved_project, "colours", *sets)
+    of_all = signs.try_gda(retrieved_project, "colours", sets[0], sets[0])
+    assert tried.base < tried.own < of_all.control
 
 
 @pytest.mark.parametrize("is_better", [True, False])
@@ -51,7 +43,7 @@ def test_the_command_publishes_nothing_and_names_what_to_run(
     retrieved_project: Project, monkeypatch: pytest.MonkeyPatch, is_better: bool
 ) -> None:
     tried = Tried(0.1, 0.5, 0.2) if is_better else Tried(0.1, 0.5, 0.5)
-    monkeypatch.setattr(signs, "_tried", lambda *_: tried)
+    monkeypatch.setattr(signs, "try_gda", lambda *_: tried)
     before = sorted(retrieved_project.config.store.rglob("manifest.json"))
     *_, last = advised(retrieved_project)
     if is_better:

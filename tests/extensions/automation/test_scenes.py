@@ -222,13 +222,3 @@ def test_a_run_that_ended_with_the_servers_goes_on_at_once(scene: Scene) -> None
     assert made.count("FAILED retrieved_set shapes") > 6, "it counts for no try"
     scene.faults.clear()
     assert "retrieved_set shapes" in scene.play()
-
-
-def test_what_a_person_built_is_taken(settled: Scene) -> None:
-    settled.faults["retrieved_set", "shapes"] = FULL
-    edit_domain(settled.project, "shapes", templates=["a sketch of a {}"])
-    settled.images = tuple("0123456789")
-    assert "FAILED retrieved_set shapes" in settled.play()
-    settled.faults.clear()
-    settled.run_by_hand("retrieved_set", "shapes")
-    assert CHECKPOINT in settled.play()

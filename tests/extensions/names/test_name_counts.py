@@ -57,28 +57,22 @@ def test_a_caption_says_a_name(names: dict[str, int], captions: tuple[str | None
     assert _counts(said, list(names)).tolist() == list(names.values())
 
 
-def test_a_domain_is_counted_over_batches_and_tasks_of_corpus(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+def test_a_retrieved_set_keeps_the_counts_of_its_names(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embeddings = indexed_project.store.current("corpus_embeddings", "all")
+    embeddings = retrieved_project.store.current("corpus_embeddings", "all")
     captions = read_metadata(embeddings, ["caption"])["caption"].fillna("")
     monkeypatch.setattr(name_counts, "_TASK_ROWS", 7)
     monkeypatch.setattr(name_counts, "_BATCH_ROWS", 3)
-    table = count_names(indexed_project.domain("shapes"), embeddings)
-    assert table["name"].tolist()[:2] == ["circle", "disc"] and table["class"].tolist()[:2] == [
-        "circle",
-        "circle",
-    ]
+    table = domain_names(retrieved_project, "shapes")
+    assert table["name"].tolist()[:2] == ["circle", "disc"]
+    assert table["class"].tolist()[:2] == ["circle", "circle"]
     expected = [captions.str.contains(rf"(?i)\b{name}\b").sum() for name in table["name"]]
     assert table["captions"].tolist() == expected and sum(expected) > 0
-
-
-def test_a_retrieved_set_keeps_the_counts_of_its_names(retrieved_project: Project) -> None:
-    before = domain_names(retrieved_project, "shapes")
     artifact = retrieved_project.store.current("retrieved_set", "shapes")
-    assert pd.read_parquet(artifact.file("names.parquet")).equals(before)
+    assert pd.read_parquet(artifact.file("names.parquet")).equals(table)
     shown = pd.read_parquet(artifact.file("classes.parquet"))["names"][0]
-    assert shown == f"circle {before['captions'][0]}; disc {before['captions'][1]}"
+    assert shown == f"circle {expected[0]}; disc {expected[1]}"
     assert shown in artifact.file("report.md").read_text()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,35 +18,33 @@ from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 
-def unnamed_of(
-    monkeypatch: pytest.MonkeyPatch, captions: Sequence[str | None], *classes: list[tuple[str, int]]
-) -> Any:
-    """`classes` are lists of names, the first one the label, with how many captions say each."""
-    table = pa.array(captions, pa.string())
-    monkeypatch.setattr(
-        name_counts, "read_captions", lambda _, rows: table.slice(rows[0], rows[1] - rows[0])
-    )
-    rows = [(number, names[0][0], *name) for number, names in enumerate(classes) for name in names]
-    counts = pd.DataFrame(rows, columns=["class_id", "class", "name", "captions"])
-    embeddings: Any = SimpleNamespace(counts={"rows": len(captions)})
-    return unnamed_classes(counts, embeddings)
-
-
 @pytest.mark.parametrize(
-    ("longer", "unsaid"), [("Polar bear", []), ("bearded man", ["bear"]), ("polarbear", ["bear"])]
+    ("caption", "names", "unsaid"),
+    [
+        # A name that captions say within a longer one is said.
+        ("a cub", {"bear": 0, "Polar bear": 1}, []),
+        ("a cub", {"bear": 0, "bearded man": 1}, ["bear"]),
+        ("a cub", {"bear": 0, "polarbear": 1}, ["bear"]),
+        ("a cub", {"bear": 0, "Polar bear": 0}, ["bear", "Polar bear"]),
+        # Without captions no class is unnamed.
+        (None, {"hammer": 0}, None),
+        ("?", {"hammer": 0}, None),
+    ],
 )
-def test_a_name_that_captions_say_within_a_longer_one_is_said(
-    longer: str, unsaid: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert unnamed_of(monkeypatch, [f"a {longer}"], [("bear", 0)], [(longer, 1)]) == unsaid
-    assert unnamed_of(monkeypatch, ["a cub"], [("bear", 0)], [(longer, 0)]) == ["bear", longer]
-    assert unnamed_of(monkeypatch, ["a cub"], [("bear", 0), ("cub", 1)]) == []  # by a synonym
-
-
-def test_a_corpus_without_captions_names_and_warns_of_nothing(
+def test_a_class_is_named_by_what_captions_say(
+    caption: str | None,
+    names: dict[str, int],
+    unsaid: list[str] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert unnamed_of(monkeypatch, [None, "", "?"], [("hammer", 0)]) is None
+    monkeypatch.setattr(name_counts, "read_captions", lambda *_: pa.array([caption], pa.string()))
+    counts = pd.DataFrame({"class": names.keys(), "name": names.keys(), "captions": names.values()})
+    counts["class_id"] = counts.index
+    embeddings: Any = SimpleNamespace(counts={"rows": 1})
+    assert unnamed_classes(counts, embeddings) == unsaid
+    if unsaid and len(unsaid) < len(names):
+        counts["class_id"] = 0  # the longer name is a synonym
+        assert unnamed_classes(counts, embeddings) == []
 
 
 def test_a_misspelt_class_is_seen_in_set_and_check(indexed_project: Project) -> None:
