@@ -167,11 +167,17 @@ class Sums:
         processes = min(self.settings.corpus.downloads().processes, self.machine.cores)
         return rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / processes
 
+    @property
+    def vectors_seconds(self) -> float:
+        """Return the seconds to read the vectors that are there already."""
+        size = 4.0 * self.retrieval.dimension * self.corpus.pairs
+        return size / BYTES_PER_SECOND if self.settings.corpus.has_vectors else 0.0
+
 
 def _corpus(sums: Sums) -> Step:
     corpus, (rows, pair_bytes) = sums.settings.corpus, sums.corpus
-    if corpus.has_vectors:  # read for their digests, and for their values
-        size, seconds = 0.0, 8.0 * sums.retrieval.dimension * rows / BYTES_PER_SECOND
+    if corpus.has_vectors:  # read for their digests
+        size, seconds = 0.0, sums.vectors_seconds
     else:
         size = 0.0 if corpus.is_listed else rows * pair_bytes
         # A copy is read, written, and read again for its digest.
@@ -210,7 +216,7 @@ def _embeddings(sums: Sums) -> Step:
         f"{rows:,} {'captions' if waits else 'pairs'}",
         images=images,
         texts=rows if corpus.encodes_captions else 0,
-        alone=sums.fetching_seconds(images) if fetches else 0,
+        alone=sums.vectors_seconds + (sums.fetching_seconds(images) if fetches else 0),
         disk=rows * row_bytes,
         batch=batch,
         # Shards are spread over the cards; the parts of other corpora come one after another.

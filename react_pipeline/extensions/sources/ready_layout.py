@@ -11,18 +11,12 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from react_pipeline.corpus import progress, require_text_columns, rows_of_table, schema_of_table
-from react_pipeline.embedding import FOLDERS, UNIT_TOLERANCE
+from react_pipeline.embedding import FOLDERS
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
-from react_pipeline.extensions.sources.vector_files import (
-    DAMAGED_REMEDY,
-    outer_file,
-    read_shape,
-    vector_blocks,
-)
+from react_pipeline.extensions.sources.vector_files import DAMAGED_REMEDY, outer_file, read_shape
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorpusError, Scratch, remembered_sha256
@@ -82,34 +76,24 @@ class Part(NamedTuple):
 def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
     """Publish the artifact `corpus` of kind `embeddings`: the inventory of the files.
 
-    Its file is `files.parquet` (name, bytes, sha256). Counted are vectors that are not of unit
-    length (`not_unit`), and why the files cannot be linked (`convert`).
-
-    The identity of the corpus is names and digests in order, so a folder that is moved stays the
-    same corpus. A terabyte is read for its digests once, and a new corpus once more for its values.
+    Its file is `files.parquet` (name, bytes, sha256). The identity of the corpus is names and
+    digests in order, so a folder that is moved stays the same corpus. A terabyte is read for its
+    digests once.
 
     Raises:
-        CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has
-            no direction.
+        CorpusError: Naming the file that is missing, damaged or does not fit.
     """
     folder = config.embeddings
     parts = find_parts(folder, config)
     files = measured_files(project, folder, parts)
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
-        not_unit = _check_values(folder, parts)
         files.to_parquet(staging / FILES_FILE, index=False)
         return {
             "shards": len(parts),
             "bytes": int(files["bytes"].sum()),
             "pairs": sum(part.rows for part in parts),
             "dimension": parts[0].dimension,
-            "not_unit": not_unit,
-            "convert": [
-                *([] if parts[0].text else ["no_caption_vectors"]),
-                *(["not_npy"] if not parts[0].image.endswith(".npy") else []),
-                *(["not_unit_length"] if not_unit else []),
-            ],
         }
 
     content = files[["name", "sha256"]].to_numpy().tolist()
@@ -160,28 +144,6 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
     if not sum(part.rows for part in parts):
         raise CorpusError(f"{folder}: its files hold no row")
     return parts
-
-
-def _check_values(folder: Path, parts: list[Part]) -> int:
-    """Read every vector once, a block at a time; return how many are not of length 1.
-
-    Raises:
-        CorpusError: Naming the file and the row of a vector that is not finite or zero.
-    """
-    others = 0
-    for part in progress(parts, "checking vectors", "part", len(parts)):
-        for name in filter(None, (part.image, part.text)):
-            for start, block in vector_blocks(folder / name):
-                lengths = np.linalg.norm(block.astype(np.float32), axis=1)
-                # A NaN compares as false, so it counts as bad.
-                bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
-                if len(bad):
-                    raise CorpusError(
-                        f"{folder / name}: row {start + int(bad[0])} has length "
-                        f"{lengths[bad[0]]:.4g}, so it has no direction; {DAMAGED_REMEDY}"
-                    )
-                others += int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
-    return others
 
 
 def _numbers(folder: Path, name: str) -> set[str]:
