@@ -126,6 +126,6 @@ def _usable(
     for images, results in loaded:
         for (row, digest, _), pixels in zip(images, results, strict=True):
             if isinstance(pixels, BadImage):
-                source.refuse(row, pixels.reason, pixels.detail)
+                source.refuse(row, pixels)
             else:
                 yield row, digest, pixels

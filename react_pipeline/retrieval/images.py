@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from react_pipeline.corpus import ImageSource, open_source, too_many_failed
+from react_pipeline.corpus import BadImage, ImageSource, open_source, too_many_failed
 from react_pipeline.embedding import Rows, StoredVectors, Vectors, row_metadata, sides
 from react_pipeline.project import Project
 from react_pipeline.stage import CORPUS, CORPUS_EMBEDDINGS
@@ -74,7 +74,7 @@ class Images:
                 if embedded[row] in ("", sha256):
                     self.sha256[row] = sha256
                 else:
-                    self.source.refuse(row, "changed_image")
+                    self.source.refuse(row, BadImage("changed_image"))
             return
         from react_pipeline.embedding import Encoder, encode_fetched  # loads torch
 

@@ -25,22 +25,11 @@ from react_pipeline.web_policy import REFUSED_URL, plain_url
 
 PRIVATE_ADDRESS = "private_address"
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_NEVER_PUBLIC = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "::/96",
-            "::ffff:0:0:0/96",
-            "fec0::/10",
-            "64:ff9b:1::/48",
-            "192.0.0.0/24",
-            "168.63.129.16/32",
-        ),
-    )
-)
-"""What Python's table leaves out: IPv4 in its old wrappings, site-local addresses, translation
-within a network, protocol assignments, and the address of Azure's services on each machine.
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""The part of IPv6 that servers of the internet are in; elsewhere are wrapped addresses of IPv4."""
+_NEVER_PUBLIC = tuple(map(ipaddress.ip_network, ("2002::/16", "192.0.0.0/24", "168.63.129.16/32")))
+"""What Python's table leaves out: IPv4 wrapped by 6to4, protocol assignments, and the address of
+Azure's services on each machine.
 """
 
 MAX_REDIRECTS = 5
@@ -191,19 +180,11 @@ async def public_addresses(host: str, port: int | None) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address belongs to the public internet, as do those of IPv4 that it may
-    wrap.
-    """
+    """Return whether an IP address belongs to the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if any(ip in network for network in _NEVER_PUBLIC):
         return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if ip in _NAT64:
-            wrapped.append(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
-        if not all(is_public(str(inner)) for inner in wrapped if inner is not None):
-            return False
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _GLOBAL_UNICAST)
 
 
 def _pinned(request: httpx.Request, address: str) -> httpx.Request:

@@ -152,7 +152,7 @@ class TableColumns(CorpusConfig):
 
     def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
         """Return the images by their URLs."""
-        from react_pipeline.extensions.sources.url_source import UrlSource
+        from react_pipeline.extensions.sources.downloads import UrlSource
 
         return UrlSource(self, pool)
 

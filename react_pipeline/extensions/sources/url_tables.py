@@ -1,7 +1,7 @@
 """A corpus from tables of URLs and captions: parquet and tsv files read in batches, unusable rows
 counted by reason.
 
-Does not belong here: fetching images (`url_source`).
+Does not belong here: fetching images (`downloads`).
 """
 
 import hashlib
