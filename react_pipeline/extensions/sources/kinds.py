@@ -222,6 +222,7 @@ class ReadyEmbeddings(TableColumns):
     indices: Path | None = None
     vector_column: str = "vector"
 
+    has_vectors: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
     noun: ClassVar[str] = "parts of ready embeddings"
 
@@ -235,11 +236,6 @@ class ReadyEmbeddings(TableColumns):
         from react_pipeline.extensions.sources.ready_layout import publish_inventory
 
         return publish_inventory(project, self)
-
-    @property
-    def has_vectors(self) -> bool:
-        """Whether vectors are there: always."""
-        return True
 
     @property
     def links_vectors(self) -> bool:

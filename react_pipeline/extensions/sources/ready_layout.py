@@ -133,14 +133,25 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
             )
     parts: list[Part] = []
     for number in progress(sorted(numbers), "checking files", "part", len(numbers)):
-        parts.append(_read_part(folder, number, *(name.format(number) for name in layout)))
-        table = folder / parts[-1].metadata
+        image, text, metadata = (name.format(number) for name in layout)
+        table = folder / metadata
         require_text_columns(table, schema_of_table(table), corpus.columns().items())
-        if parts[-1].dimension != parts[0].dimension:
-            raise CorpusError(
-                f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, "
-                f"{parts[0].image} has {parts[0].dimension}; all must come from one model"
-            )
+        shapes = {name: read_shape(folder / name) for name in (image, text) if name}
+        rows, dimension = shapes[image]
+        parts.append(Part(number, image, text, metadata, rows, dimension))
+        counts = {metadata: rows_of_table(table)} | {name: shapes[name][0] for name in shapes}
+        for name, count in counts.items():
+            if count != rows:
+                raise CorpusError(
+                    f"{folder / name}: {count:,} rows, {image} has {rows:,}; the files of a part "
+                    f"must belong together: {DAMAGED_REMEDY}"
+                )
+        for name, (_, width) in shapes.items():
+            if width != parts[0].dimension:
+                raise CorpusError(
+                    f"{folder / name}: vectors of {width} numbers, {parts[0].image} has "
+                    f"{parts[0].dimension}; all must come from one model"
+                )
     if not sum(part.rows for part in parts):
         raise CorpusError(f"{folder}: its files hold no row")
     return parts
@@ -153,22 +164,3 @@ def _numbers(folder: Path, name: str) -> set[str]:
     place = folder / parent
     files = place.iterdir() if place.is_dir() else ()
     return {match[1] for path in files if (match := pattern.fullmatch(path.name))}
-
-
-def _read_part(folder: Path, number: str, image: str, text: str, metadata: str) -> Part:
-    rows, dimension = read_shape(folder / image)
-    counts = {metadata: rows_of_table(folder / metadata)}
-    if text:
-        counts[text], text_dimension = read_shape(folder / text)
-        if text_dimension != dimension:
-            raise CorpusError(
-                f"{folder / text}: vectors of {text_dimension} numbers, {image} has {dimension}; "
-                "both must come from one model"
-            )
-    for name, count in counts.items():
-        if count != rows:
-            raise CorpusError(
-                f"{folder / name}: {count:,} rows, {image} has {rows:,}; the files of a part "
-                f"must belong together: {DAMAGED_REMEDY}"
-            )
-    return Part(number, image, text, metadata, rows, dimension)
