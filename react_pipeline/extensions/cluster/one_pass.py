@@ -59,14 +59,11 @@ MAX_QUERIES = 200_000
 
 
 class _Member(NamedTuple):
-    """A domain whose pairs are due, the scratch that its build resumes from, and the part of it
-    where the build looks for what was searched.
-    """
+    """A domain whose pairs are due, and the scratch where its build looks for what was searched."""
 
     domain: DomainConfig
     settings: RetrievalConfig
     queries: Queries
-    scratch: Scratch
     search: Scratch
 
 
@@ -108,7 +105,7 @@ def _run(project: Project, first: Inputs) -> None:
         return
     logger.info("domains that the corpus is read for at once: %d", len(members))
     for side in ("image", "text"):
-        _search(members, index, side, Scratch(members[0].scratch.folder / "pass"))
+        _search(members, index, side, Scratch(members[0].search.folder / "pass"))
     lexical = [member for member in members if "lexical" in member.settings.modes]
     groups = [named_prompts(one.queries.prompts)["name"].tolist() for one in lexical]
     _leave(lexical, SAID, said_in_corpus(embeddings, groups) if groups else [])
@@ -165,10 +162,9 @@ def _members(project: Project, first: Inputs, clip: Clip, rows: int) -> Iterator
             seed_vectors = encode_images(project.config, clip, seeds)
         except ReactError:  # its own step says so
             continue
-        scratch = project.store.scratch(inputs)
-        search = Scratch(scratch.folder / SEARCH)
+        search = Scratch(project.store.scratch(inputs).folder / SEARCH)
         asked = encode_queries(clip, domain, seeds, seed_vectors, search)
-        yield _Member(domain, settings, asked, scratch, search)
+        yield _Member(domain, settings, asked, search)
 
 
 def _due(project: Project, first: Inputs) -> Iterator[Inputs]:

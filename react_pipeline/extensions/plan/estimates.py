@@ -204,7 +204,7 @@ def _embeddings(sums: Sums) -> Step:
     waits = sums.settings.images_wait
     images = 0 if waits or corpus.has_vectors else rows
     fetches = images and corpus.is_listed and corpus.fetches_images
-    sides = 0 if corpus.links_vectors else 1 if waits else 2
+    sides = int(corpus.encodes_captions) if corpus.links_vectors else 1 if waits else 2
     row_bytes = 2 * sides * sums.retrieval.dimension + METADATA_BYTES
     batch, embedding = None, sums.settings.embedding
     if images or corpus.encodes_captions:

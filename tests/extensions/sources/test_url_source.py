@@ -68,7 +68,7 @@ def dripping_head(handler: Any, _before: int) -> None:
 def away_with_a_bomb(handler: Any, _before: int) -> None:
     """A redirect whose body never ends, and would be decompressed."""
     handler.send_response(302)
-    handler.send_header("Location", "/0")
+    handler.send_header("Location", "/others")
     handler.send_header("Content-Encoding", "gzip")
     endless(handler, 0, BOMB)
 
