@@ -24,9 +24,8 @@ from typing import Any
 
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, ImageSource, decode_apart, in_processes
+from react_pipeline.corpus import BadImage, ImageSource, decode_apart, in_processes, progress
 from react_pipeline.extensions.sources.kinds import TableColumns
 from react_pipeline.settings import DownloadConfig
 from react_pipeline.store import CorpusError, hash_value, locked
@@ -178,9 +177,9 @@ class DownloadTask:
         from react_pipeline.extensions.sources.image_client import ImageClient
 
         errors: Errors = []
-        quiet = None if self.settings.processes == 1 else True
-        bar = tqdm(wanted, "downloading images", unit="image", disable=quiet, leave=False)
-        rest = iter(bar)
+        rest = iter(wanted)
+        if self.settings.processes == 1:
+            rest = progress(wanted, "downloading images", "image", len(wanted))
         # Names are looked up in threads too, and some servers of names are slow.
         threads = ThreadPoolExecutor(2 * self.settings.threads)
         asyncio.get_running_loop().set_default_executor(threads)
@@ -195,7 +194,7 @@ class DownloadTask:
                         # A new one, without the traceback, which holds the bytes of the image.
                         errors.append((one, BadImage(error.reason, error.detail)))
                         if error.reason in PERMANENT:
-                            self.pool.keep_failure(one, error)
+                            self.pool.keep(one, reason=error.reason, detail=error.detail)
 
             await asyncio.gather(*(fetch_some() for _ in range(self.settings.threads)))
         return errors
@@ -222,7 +221,7 @@ class DownloadTask:
             buffer = io.BytesIO()
             image.resize(smaller, Image.Resampling.BOX).save(buffer, "JPEG", quality=_JPEG_QUALITY)
             data = buffer.getvalue()
-        self.pool.keep_image(one, data, source_sha256)
+        self.pool.keep(one, data, source_sha256=source_sha256)
 
 
 @dataclass(frozen=True)
@@ -245,14 +244,13 @@ class ImagePool:
         Raises:
             BadImage: If it is not available, as is known from an earlier attempt.
         """
-        path = self._file(wanted)
-        record: dict[str, Any] = {}
-        with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+        damaged = OSError, ValueError, KeyError, TypeError, RecursionError
+        with suppress(*damaged), self._file(wanted).open("rb") as file:
             record = json.loads(head := file.readline())
-            record["whole"] = os.fstat(file.fileno()).st_size == len(head) + record.get("bytes", 0)
-        if "reason" in record:
-            raise BadImage(record["reason"], record["detail"])
-        return bool(record.get("whole"))
+            if "reason" in record:
+                raise BadImage(record["reason"], record["detail"])
+            return bool(os.fstat(file.fileno()).st_size == len(head) + record["bytes"])
+        return False
 
     def read(self, wanted: Wanted) -> tuple[bytes, str]:
         """Return an image, and the SHA-256 of the file as it was on the web.
@@ -269,22 +267,13 @@ class ImagePool:
         path.unlink(missing_ok=True)
         raise CorpusError(f"{path}: did not hold what was fetched, and was removed; run again")
 
-    def keep_image(self, wanted: Wanted, image: bytes, source_sha256: str) -> None:
-        """Put an image into the pool."""
-        record = {
-            "sha256": hashlib.sha256(image).hexdigest(),
-            "bytes": len(image),
-            "source_sha256": source_sha256,
-        }
-        self._write(wanted, record, image)
-
-    def keep_failure(self, wanted: Wanted, error: BadImage) -> None:
-        """Record why an image is not available."""
-        self._write(wanted, {"reason": error.reason, "detail": error.detail})
-
-    def _write(self, wanted: Wanted, record: dict[str, Any], image: bytes = b"") -> None:
+    def keep(self, wanted: Wanted, image: bytes = b"", **record: str) -> None:
+        """Put an image into the pool with its `source_sha256`, or `reason` and `detail` why it is
+        not available.
+        """
+        found = {"sha256": hashlib.sha256(image).hexdigest(), "bytes": len(image), **record}
         path = self._file(wanted)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{secrets.token_hex(8)}")
-        part.write_bytes(json.dumps({"url": wanted[0], **record}).encode() + b"\n" + image)
+        part.write_bytes(json.dumps({"url": wanted[0], **found}).encode() + b"\n" + image)
         part.replace(path)

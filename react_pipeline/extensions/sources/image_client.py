@@ -96,9 +96,16 @@ class ImageClient:
             raise BadImage(_reason(error), detail) from error
 
     async def _read(self, url: str, *, obey: bool) -> bytes:
+        """Follow redirects, each of which address or `robots.txt` may forbid."""
         request = self._client.build_request("GET", url)
         for _ in range(MAX_REDIRECTS + 1):
-            await self._require_allowed(request, obey=obey)
+            url = str(request.url)
+            if plain_url(url) is None:
+                raise BadImage(REFUSED_URL, f"redirected to {url[:200]!r}")
+            if obey:
+                rules = await self._robots_at(str(request.url.join(_ROBOTS_PATH)))
+                if not rules.can_fetch(ROBOT, url):
+                    raise BadImage("disallowed_by_robots", "robots.txt")
             answer = await self._client.send(request, stream=True)
             try:
                 if answer.next_request is None:
@@ -111,17 +118,6 @@ class ImageClient:
                 await answer.aclose()
             request = answer.next_request
         raise BadImage("unreachable", f"more than {MAX_REDIRECTS} redirects")
-
-    async def _require_allowed(self, request: httpx.Request, *, obey: bool) -> None:
-        """Refuse a request, also that of a redirect, which address or `robots.txt` forbid."""
-        url = str(request.url)
-        if plain_url(url) is None:
-            raise BadImage(REFUSED_URL, f"redirected to {url[:200]!r}")
-        if not obey:
-            return
-        rules = await self._robots_at(str(request.url.join(_ROBOTS_PATH)))
-        if not rules.can_fetch(ROBOT, url):
-            raise BadImage("disallowed_by_robots", "robots.txt")
 
     async def _robots_at(self, address: str) -> RobotFileParser:
         if address not in self._robots:

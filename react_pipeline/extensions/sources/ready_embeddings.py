@@ -8,7 +8,6 @@ Shapes: N rows, D width.
 import json
 from collections import Counter
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,6 @@ MIN_STANDARD_ERRORS = 4.0
 """Of the mean by which an image is closer to its own caption than to those of others. With another
 CLIP that is 0.
 """
-FEW_PARTS = 8
-"""Fewer are looked at as a whole, of more the beginnings."""
 BATCH_ROWS = 8_192
 """Rows of metadata that are written, and captions that are encoded, at once."""
 
@@ -240,7 +237,7 @@ def _sample(
 ) -> tuple[list[str], NDArray[np.float32]]:
     """Return captions from all over the corpus, and their unit vectors; of images where captions
     have none. Empty captions are left out, and vectors without a direction, which are refused when
-    all are read. Of one part of many the beginning is looked at.
+    all are read.
     """
     filled = [part for part in parts if part.rows]
     spread = np.unique(np.linspace(0, len(filled) - 1, min(size, len(filled))).astype(int))
@@ -248,8 +245,7 @@ def _sample(
     vectors = [np.empty((0, parts[0].dimension), np.float32)]
     for part in (filled[number] for number in spread):
         batches = text_batches(folder / part.metadata, [config.caption_column])
-        some = islice(batches, None if len(filled) < FEW_PARTS else 1)
-        texts = [text or "" for batch in some for text in batch.column(0).to_pylist()]
+        texts = [text or "" for batch in batches for text in batch.column(0).to_pylist()]
         rows = np.flatnonzero([bool(text.strip()) for text in texts])
         if not len(rows):
             continue

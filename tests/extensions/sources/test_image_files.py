@@ -15,18 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset as wds
 from support.drawings import COLOURS, SHAPES, draw, encode, write_shard
 from support.stages import run_corpus
 
 from react_pipeline.assets.metadata import describe, loss_line
-from react_pipeline.corpus import (
-    MAX_METADATA_BYTES,
-    index_shard,
-    open_shard,
-    publish_corpus,
-    read_member,
-    shards,
-)
+from react_pipeline.corpus import MAX_METADATA_BYTES, publish_corpus, shards
 from react_pipeline.embedding import read_metadata
 from react_pipeline.extensions.pages.search import search_pairs
 from react_pipeline.extensions.sources import image_files
@@ -57,15 +51,13 @@ def write_files(folder: Path, files: Mapping[str, bytes | str]) -> Path:
 
 
 def pairs_in(corpus: Artifact) -> list[tuple[bytes, str, dict[str, Any]]]:
-    found = []
-    for path in sorted((corpus.path / shards.SHARDS).iterdir()):
-        with open_shard(path) as file:
-            for sample in index_shard(path).samples:
-                assert sample.image
-                members = (sample.image, sample.members["txt"], sample.members["json"])
-                image, caption, fields = (read_member(file, member) for member in members)
-                found.append((image, caption.decode(), json.loads(fields)))
-    return found
+    tars = sorted(map(str, (corpus.path / shards.SHARDS).iterdir()))
+    samples = wds.WebDataset(tars, shardshuffle=False)
+    images = ("png", "jpg", "webp")
+    return [
+        (next(map(one.get, one.keys() & images)), one["txt"].decode(), json.loads(one["json"]))
+        for one in samples
+    ]
 
 
 HUGGING_FACE = {
