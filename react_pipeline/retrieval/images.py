@@ -81,10 +81,10 @@ class Images:
         if self._encoder is None:
             precision = self.config.embedding.precision
             self._encoder = Encoder(self._clip, precision, rows=len(rows))
-        sha256, vectors = encode_fetched(self.source, located, self._encoder, self.config)
-        self._places |= {row: len(self._vectors) + n for n, row in enumerate(sha256)}
+        fetched, vectors = encode_fetched(self.source, located, self._encoder, self.config)
+        self._places |= {row: len(self._vectors) + n for n, row in enumerate(fetched)}
         self._vectors = np.concatenate([self._vectors, vectors])
-        self.sha256 |= sha256
+        self.sha256 |= fetched
 
     def vectors(self, rows: Rows) -> Vectors:
         """Return the unit vectors (N, D) of rows; zeros where images wait and were not looked

@@ -271,7 +271,7 @@ class ReadyEmbeddings(TableColumns):
         """Return the parts of the folder."""
         from react_pipeline.extensions.sources.ready_layout import find_parts
 
-        return find_parts(self.embeddings, self)
+        return find_parts(self)
 
     def size(self) -> CorpusSize:
         """Return the rows of the files."""

@@ -64,16 +64,17 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
     inputs = resolve(project, "corpus_embeddings")
     corpus = inputs.parents["corpus"]
     base = inputs.parents[encoder_in(inputs.parents)]
-    folder = config.embeddings
-    parts = find_parts(folder, config)
+    parts = find_parts(config)
     recorded = pd.read_parquet(corpus.file(FILES_FILE))
-    changed = recorded.merge(measured_files(project, folder, parts), "outer", indicator=True)
+    changed = recorded.merge(measured_files(project, config, parts), "outer", indicator=True)
     for name in changed.loc[changed["_merge"] != "both", "name"]:
-        raise CorpusError(f"{folder / name}: is missing or has changed; materialize `corpus` again")
+        raise CorpusError(
+            f"{config.embeddings / name}: is missing or has changed; materialize `corpus` again"
+        )
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         clip = load(base.path, choose_device(project.config.device))
-        proof = _proof(clip, folder, parts, config)
+        proof = _proof(clip, parts, config)
         made = Counter(converted=0, normalised=0, captions_encoded=0)
         for number, part in enumerate(progress(parts, "adopting", "part", len(parts))):
             write_part = partial(_write_part, clip, config, part, number)
@@ -82,7 +83,7 @@ def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
                 path = staging / part_file(side, number)
                 if not path.exists():
                     path.parent.mkdir(exist_ok=True)
-                    path.symlink_to((folder / source).resolve())
+                    path.symlink_to((config.embeddings / source).resolve())
         lines = (json.dumps({"rows": part.rows}) + "\n" for part in parts)
         (staging / GROUPS_FILE).write_text("".join(lines))
         return {
@@ -178,9 +179,8 @@ def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
     return rows
 
 
-def _proof(
-    clip: Clip, folder: Path, parts: list[Part], config: ReadyEmbeddings
-) -> dict[str, float]:
+def _proof(clip: Clip, parts: list[Part], config: ReadyEmbeddings) -> dict[str, float]:
+    folder = config.embeddings
     if clip.dimension != parts[0].dimension:
         raise CorpusError(
             f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes "
@@ -189,7 +189,7 @@ def _proof(
         )
     has_text = bool(parts[0].text)
     size = SAMPLED_CAPTIONS if has_text else SAMPLED_PAIRS
-    captions, ready = _sample(folder, parts, config, size)
+    captions, ready = _sample(parts, config, size)
     if not captions:
         raise CorpusError(
             f"{folder}: every sampled caption is empty; name the right column in "
@@ -233,7 +233,7 @@ def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]
 
 
 def _sample(
-    folder: Path, parts: list[Part], config: ReadyEmbeddings, size: int
+    parts: list[Part], config: ReadyEmbeddings, size: int
 ) -> tuple[list[str], NDArray[np.float32]]:
     """Return captions from all over the corpus, and their unit vectors; of images where captions
     have none. Empty captions are left out, and vectors without a direction, which are refused when
@@ -244,14 +244,14 @@ def _sample(
     captions: list[str] = []
     vectors = [np.empty((0, parts[0].dimension), np.float32)]
     for part in (filled[number] for number in spread):
-        batches = text_batches(folder / part.metadata, [config.caption_column])
+        batches = text_batches(config.embeddings / part.metadata, [config.caption_column])
         texts = [text or "" for batch in batches for text in batch.column(0).to_pylist()]
         rows = np.flatnonzero([bool(text.strip()) for text in texts])
         if not len(rows):
             continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, -(-size // len(spread))).astype(int))]
         captions += [texts[row] for row in rows]
-        for start, block in vector_blocks(folder / (part.text or part.image)):
+        for start, block in vector_blocks(config.embeddings / (part.text or part.image)):
             here = rows[(rows >= start) & (rows < start + len(block))] - start
             vectors.append(block[here].astype(np.float32))
             if start + len(block) > rows[-1]:

@@ -83,9 +83,8 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
     Raises:
         CorpusError: Naming the file that is missing, damaged or does not fit.
     """
-    folder = config.embeddings
-    parts = find_parts(folder, config)
-    files = measured_files(project, folder, parts)
+    parts = find_parts(config)
+    files = measured_files(project, config, parts)
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
         files.to_parquet(staging / FILES_FILE, index=False)
@@ -100,25 +99,26 @@ def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
     return project.store.build(resolve(project, "corpus", content=content), write)
 
 
-def measured_files(project: Project, folder: Path, parts: list[Part]) -> pd.DataFrame:
+def measured_files(project: Project, config: ReadyEmbeddings, parts: list[Part]) -> pd.DataFrame:
     """Return name, bytes and SHA-256 of the files of all parts, each once."""
     names = list(dict.fromkeys(name for part in parts for name in part.files))
+    paths = [config.embeddings / name for name in names]
     digests = [
-        remembered_sha256(project.store.root, folder / name)
-        for name in progress(names, "checking files", "file", len(names))
+        remembered_sha256(project.store.root, path)
+        for path in progress(paths, "checking files", "file", len(paths))
     ]
-    sizes = [(folder / name).stat().st_size for name in names]
+    sizes = [path.stat().st_size for path in paths]
     return pd.DataFrame({"name": names, "bytes": sizes, "sha256": digests})
 
 
-def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
-    """Find the parts of a folder by names and headers; no vector is read.
+def find_parts(corpus: ReadyEmbeddings) -> list[Part]:
+    """Find the parts of the folder by names and headers; no vector is read.
 
     Raises:
         CorpusError: Naming the file that is missing, cut, of another form, or does not fit the
             others of its part.
     """
-    if not folder.is_dir():
+    if not (folder := corpus.embeddings).is_dir():
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
     layout = [name.replace("VECTOR", corpus.vector_column) for name in LAYOUTS[corpus.layout]]
     files = {name: _numbers(folder, outer_file(name)) for name in layout if name}
