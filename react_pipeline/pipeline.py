@@ -85,7 +85,7 @@ STAGES_OF_CORE = (
         step=lambda project: corpus.publish_corpus(project),
         identity=identity.corpus,
         outside=outside.of_corpus,
-        version="2",
+        version="3",
         priority=90,
     ),
     Stage(
@@ -113,7 +113,7 @@ STAGES_OF_CORE = (
         step=lambda project: embedding.embed_corpus(project),
         parents=(CORPUS, RETRIEVAL_CHECKPOINT),
         identity=identity.corpus_embeddings,
-        version="2",
+        version="3",
         pool="gpu",
         priority=85,
     ),

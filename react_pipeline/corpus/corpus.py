@@ -17,7 +17,7 @@ import pandas as pd
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.corpus.kinds import Skipped, Webdataset
 from react_pipeline.corpus.progress_lines import progress
-from react_pipeline.corpus.remote import Identity, find_remote, identify
+from react_pipeline.corpus.remote import Identity, identify
 from react_pipeline.corpus.shards import (
     IMAGE_EXTENSIONS,
     SHARDS,
@@ -27,8 +27,8 @@ from react_pipeline.corpus.shards import (
     pack,
 )
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project, find_files
-from react_pipeline.settings import CorpusConfig, is_url
+from react_pipeline.project import Project
+from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import (
     CACHE,
     Artifact,
@@ -47,7 +47,6 @@ MAX_NAMES = 1_000
 """Skipped samples that are named, for each reason; all are counted."""
 PARALLEL_REQUESTS = 16
 """Answers of servers that are awaited at once."""
-_FIELD = "corpus.shards"
 
 
 def publish_corpus(project: Project) -> Artifact:
@@ -131,7 +130,7 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
         CorpusError: If a pattern finds no tar, or no local shard holds a pair.
         SourceUnavailable: If a server does not answer.
     """
-    locations = locate_shards(corpus)
+    locations = corpus.sources()
     table = pd.DataFrame(_identities(project.store, locations), columns=["bytes", "sha256"])
     table.insert(0, "name", list(map(_name, locations)))
 
@@ -144,24 +143,6 @@ def publish_tar_corpus(project: Project, corpus: Webdataset) -> Artifact:
 
     inputs = resolve(project, "corpus", content=table.to_numpy().tolist())
     return project.store.build(inputs, write)
-
-
-def locate_shards(corpus: Webdataset) -> list[ShardLocation]:
-    """Return every shard that `corpus.shards` names, as `find_files` orders them; only buckets are
-    asked.
-
-    Raises:
-        CorpusError: Naming the pattern that finds no tar.
-        SourceUnavailable: If an object store does not answer.
-    """
-    locations: dict[ShardLocation, ShardLocation] = {}
-    for pattern in corpus.shards:
-        if is_url(pattern):
-            locations |= {shard: shard for shard in find_remote(pattern, _FIELD)}
-        else:
-            for path in find_files([pattern], (".tar",), _FIELD):
-                locations.setdefault(path.resolve(), path)
-    return list(locations.values())
 
 
 def _require_pair(shards: Sequence[Path], caption_extension: str) -> None:
@@ -217,9 +198,9 @@ def shard_digests(kind: CorpusConfig, artifact: Artifact) -> dict[ShardLocation,
 
 
 @lru_cache(maxsize=4)
-def _located(kind: Webdataset, _fingerprint: str) -> list[ShardLocation]:
+def _located(kind: Webdataset, _fingerprint: str) -> Sequence[ShardLocation]:
     """Ask buckets once in a process, not for every set of pairs."""
-    return locate_shards(kind)
+    return kind.sources()
 
 
 def _may_be(location: ShardLocation, name: str, size: int) -> bool:

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
@@ -172,8 +171,8 @@ class Processes:
                 initargs=(os.getpid(), *start),
                 env={"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **self.env},
             )
-            # Else a process that multiprocessing started waits for it when it ends.
-            Finalize(None, _shut_down, (weakref.ref(self.pool),), exitpriority=1)
+            # Also where a process that multiprocessing started ends, which else waits for it.
+            Finalize(self, self.pool.shutdown, kwargs={"kill_workers": True}, exitpriority=1)
         future: Future[Any] = self.pool.submit(function, *args)
         return future
 
@@ -210,11 +209,6 @@ def in_processes(
     finally:
         for one in processes:
             one.end()  # else an interrupted run would wait for what is at work
-
-
-def _shut_down(pool: "weakref.ref[Any]") -> None:
-    if (there := pool()) is not None:
-        there.shutdown(kill_workers=True)
 
 
 def _begin(program: int, memory_bytes: int, loaded: bytes | None = None) -> None:

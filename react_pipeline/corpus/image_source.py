@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from react_pipeline.corpus.images import BadSample
 from react_pipeline.corpus.shards import Member, ShardLocation, open_shard, read_member
 from react_pipeline.store import CorpusError
 
@@ -80,9 +81,10 @@ class ImageSource(ABC):
             {"row": "int64", "attempts": "int64"}
         )
 
-    def refuse(self, row: int, reason: str, detail: str = "") -> None:
-        """Count the image of a row that was fetched as not available."""
-        self._failed[row] = ("", reason, detail, 1)
+    def refuse(self, row: int, error: BadSample, url: str = "") -> None:
+        """Count the image of a row as not available."""
+        # Not the error itself, whose traceback holds the bytes of the image.
+        self._failed[row] = url, error.reason, error.detail, error.attempts
 
     def fetchable(self, rows: pd.DataFrame) -> pd.Series:
         """Return whether each row, described by `columns`, names an image that may be fetched."""

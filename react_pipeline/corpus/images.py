@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import (
+    ExifTags,
     Image,
     ImageDraw,
     ImageFile,
@@ -42,16 +43,6 @@ MANY_PIXELS = 1 << 30
 """Guards memory alone: what is shown or trained on was decoded before under the configured limit.
 """
 
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _PLAIN_MODES = ("RGB", "1", "L", "P", "RGBX", "CMYK", "YCbCr", "HSV")
 
@@ -66,12 +57,12 @@ class BadSample(Exception):  # noqa: N818 - names what was met; caught and count
         reason: `no_image`, `no_caption`, `empty_caption`, `caption_not_utf8`, `too_many_bytes`, or
             one of `BadImage`.
         detail: What exactly, for the ledger.
+        attempts: How often it was tried to get it.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
+    def __init__(self, reason: str, detail: str = "", attempts: int = 1) -> None:
+        super().__init__(reason, detail, attempts)
+        self.reason, self.detail, self.attempts = reason, detail, attempts
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
@@ -113,10 +104,7 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
             _check_size(*image.size, max_pixels)
             if lazy and _can_wait(image):
                 return image
-            image.load()
-            # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
-            turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-            return _rgb(image if turn is None else image.transpose(turn))
+            return _rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
     except MemoryError as error:
@@ -201,7 +189,7 @@ def _can_wait(image: Image.Image) -> bool:
     plain = (
         image.format == "JPEG" and image.mode == "RGB" and image.width * image.height <= LAZY_PIXELS
     )
-    return plain and image.getexif().get(_EXIF_ORIENTATION, 1) == 1
+    return plain and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

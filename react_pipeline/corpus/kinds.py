@@ -17,6 +17,7 @@ from react_pipeline.settings import (
     CorpusConfig,
     Names,
     check_shard_name,
+    is_url,
 )
 from react_pipeline.store import InputError
 
@@ -143,10 +144,24 @@ class Webdataset(ShardedCorpus):
         return CorpusSize(round(sum(sizes) / pair_bytes), pair_bytes)
 
     def sources(self) -> Sequence[ShardLocation]:
-        """Return the shards."""
-        from react_pipeline.corpus.corpus import locate_shards
+        """Return every shard, as `find_files` orders them; only buckets are asked.
 
-        return locate_shards(self)
+        Raises:
+            CorpusError: Naming the pattern that finds no tar.
+            SourceUnavailable: If an object store does not answer.
+        """
+        from react_pipeline.corpus.remote import find_remote
+        from react_pipeline.project import find_files
+
+        field = "corpus.shards"
+        shards: dict[ShardLocation, ShardLocation] = {}
+        for pattern in self.shards:
+            if is_url(pattern):
+                shards |= {shard: shard for shard in find_remote(pattern, field)}
+            else:
+                for path in find_files([pattern], (".tar",), field):
+                    shards.setdefault(path.resolve(), path)
+        return list(shards.values())
 
     @classmethod
     def template(cls, name: str) -> str:

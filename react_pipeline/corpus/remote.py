@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from itertools import chain
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from react_pipeline.settings import expand, has_wildcard
@@ -66,19 +66,6 @@ def find_remote(pattern: str, field: str) -> list[str]:
     return found
 
 
-def open_remote(shard: str) -> BinaryIO:
-    """Open a remote shard for reading, with seeks.
-
-    The read-ahead grows while reading is dense and shrinks at every jump of more than
-    `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come
-    in large pieces.
-
-    Raises:
-        CorpusError: If it is not there, or its server serves no ranges.
-    """
-    return cast(BinaryIO, _RangedFile(shard))
-
-
 def identify(shard: str) -> Identity:
     """Return what identifies a shard, by one request.
 
@@ -112,10 +99,20 @@ def _list_tars(pattern: str) -> list[str]:
     return [f"{server}/{name}" for name in names if name.endswith(".tar") and matches(name)]
 
 
-class _RangedFile(io.RawIOBase):
-    """Reads by range, with a read-ahead that follows the way in which it is read."""
+class RemoteFile(io.RawIOBase):
+    """A remote shard, read by range.
+
+    The read-ahead grows while reading is dense and shrinks at every jump of more than
+    `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come
+    in large pieces.
+    """
 
     def __init__(self, shard: str) -> None:
+        """Open a shard.
+
+        Raises:
+            CorpusError: If it is not there, or (reading) its server serves no ranges.
+        """
         self.name = shard
         self._size = _head(shard)["size"]
         self._position = self._start = 0
@@ -123,12 +120,14 @@ class _RangedFile(io.RawIOBase):
         self._fetch_bytes = SMALLEST_FETCH_BYTES // 2
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move without reading."""
         self._position = offset + {io.SEEK_CUR: self._position, io.SEEK_END: self._size}.get(
             whence, 0
         )
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Read what is in a block, or fetch one."""
         size = max(0, min(len(buffer), self._size - self._position))
         inside = self._position - self._start
         if size and not 0 <= inside <= len(self._block) - size:

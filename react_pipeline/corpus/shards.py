@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, TypeVar
+from typing import IO, Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from react_pipeline.corpus.images import image_extension
-from react_pipeline.corpus.remote import open_remote
+from react_pipeline.corpus.remote import RemoteFile
 from react_pipeline.project import escape_name
 from react_pipeline.store import CorpusError, open_regular
 
@@ -100,7 +100,7 @@ def open_shard(location: ShardLocation) -> BinaryIO:
         SourceUnavailable: If its server does not answer; reading may raise both too.
     """
     if isinstance(location, str):
-        return open_remote(location)
+        return cast(BinaryIO, RemoteFile(location))
     try:
         return open_regular(location)
     except OSError as error:

@@ -121,12 +121,8 @@ class Encoder:
 
     @torch.inference_mode()
     def texts(self, tokens: Tensor) -> Tensor:
-        """Map token ids (N, L) to unit vectors (N, D)."""
-        distinct, place = torch.unique(tokens, dim=0, return_inverse=True)
-        return self._encoded(distinct)[place]
-
-    def _encoded(self, tokens: Tensor) -> Tensor:
-        """Encode token ids as unit vectors (N, D), in parts of like length, which pad little."""
+        """Map token ids (N, L) to unit vectors (N, D); parts of like length pad little."""
+        tokens, place = torch.unique(tokens, dim=0, return_inverse=True)
         lengths = text_lengths(self.clip.model, tokens)
         order = lengths.argsort(stable=True)
         if self._text_features is None:
@@ -142,7 +138,7 @@ class Encoder:
             cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.clip.device)
             encoded = self._vectors(self._text_features, cut, self._torch_texts)
             vectors[chosen] = encoded.cpu()
-        return vectors
+        return vectors[place]
 
     def _vectors(self, run: Features, batch: Tensor, plain: Features) -> Tensor:
         """Encode a batch on the device as unit vectors (B, D).

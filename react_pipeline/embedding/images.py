@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -32,31 +31,19 @@ IMAGES_PER_PROCESS = 256
 READ_AHEAD = 64
 """Images that are read and wait to be decoded."""
 
-Image = tuple[int, str, bytes]
-"""Row, SHA-256 of the file, the file."""
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """The images that were available.
-
-    Attributes:
-        sha256: Digest of each, by row, in the order in which they were fetched.
-        vectors: Their unit vectors (N, D), float16: rounded as they are stored, so that what is
-            decided by them is decided alike in a later build.
-    """
-
-    sha256: dict[int, str]
-    vectors: NDArray[np.float16]
-
 
 def encode_fetched(
     source: ImageSource, rows: pd.DataFrame, encoder: Encoder, config: PipelineConfig
-) -> Fetched:
+) -> tuple[dict[int, str], NDArray[np.float16]]:
     """Fetch the images of some rows (columns `row` and those of the source) and encode them.
 
     Images are read while others are encoded; memory holds some hundreds of files. `source.failed`
     says why others are not available.
+
+    Returns:
+        The SHA-256 of each image that was available, by row, in the order in which they were
+        fetched; and their unit vectors (N, D), float16: rounded as they are stored, so that what is
+        decided by them is decided alike in a later build.
 
     Raises:
         CorpusError: If a vector is not finite or not of unit length.
@@ -67,16 +54,19 @@ def encode_fetched(
     names = by_row[next(name for name in ("image_path", "url", "row") if name in by_row)]
     decoder = Decoder(itemgetter(2), encoder.to_tensor, config.corpus.max_pixels)
     workers = min(config.embedding.worker_count, len(rows) // IMAGES_PER_PROCESS)
-    with closing(read_ahead(_fetched(source, rows))) as images:
+    # Plain tuples, which other processes can be sent.
+    fetched = ((int(one.row), str(one.image_sha256), image) for one, image in source.fetch(rows))
+    with closing(read_ahead(fetched)) as images:
         bar = progress(images, "encoding images", "image", len(rows))
         loaded = load_batches(decoder, _cut(bar, DECODED_AT_ONCE), workers)
         for batch in _cut(_usable(loaded, source), config.embedding.batch_size):
             pixels = np.stack([pixels for _, _, pixels in batch])
             encoded = encoder.images(torch.from_numpy(pixels)).numpy()
-            require_unit(encoded, names[[row for row, _, _ in batch]])
-            sha256 |= {row: digest for row, digest, _ in batch}
+            digests = {row: digest for row, digest, _ in batch}
+            require_unit(encoded, names[list(digests)])
+            sha256 |= digests
             vectors.append(encoded.astype(np.float16))
-    return Fetched(sha256, np.concatenate(vectors))
+    return sha256, np.concatenate(vectors)
 
 
 def require_unit(vectors: Vectors, names: pd.Series) -> None:
@@ -90,11 +80,6 @@ def require_unit(vectors: Vectors, names: pd.Series) -> None:
             f"corpus: the encoder gives no unit vector for {names.iloc[row]!r}; check the "
             "checkpoint, or use `embedding.precision: fp32`"
         )
-
-
-def _fetched(source: ImageSource, rows: pd.DataFrame) -> Iterator[Image]:
-    for pair, image in source.fetch(rows):
-        yield int(pair.row), str(pair.image_sha256), image
 
 
 def read_ahead(items: Iterator[Any], ahead: int = READ_AHEAD) -> Generator[Any, None, None]:
@@ -121,11 +106,11 @@ def _cut(items: Iterator[Any], length: int) -> Iterator[list[Any]]:
 
 
 def _usable(
-    loaded: Iterator[tuple[list[Image], list[Any]]], source: ImageSource
+    loaded: Iterator[tuple[list[Any], list[Any]]], source: ImageSource
 ) -> Iterator[tuple[int, str, Any]]:
     for images, results in loaded:
         for (row, digest, _), pixels in zip(images, results, strict=True):
             if isinstance(pixels, BadImage):
-                source.refuse(row, pixels.reason, pixels.detail)
+                source.refuse(row, pixels)
             else:
                 yield row, digest, pixels

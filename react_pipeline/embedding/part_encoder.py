@@ -123,12 +123,13 @@ class PartEncoder:
         those that cannot be used.
         """
         source = self._source
-        fetched = encode_fetched(source, table.assign(row=table.index), self.encoder, self.config)
-        rows = np.array(list(fetched.sha256), np.int64)
-        table.loc[rows, "image_sha256"] = list(fetched.sha256.values())
+        asked = table.assign(row=table.index)
+        sha256, vectors = encode_fetched(source, asked, self.encoder, self.config)
+        rows = np.array(list(sha256), np.int64)
+        table.loc[rows, "image_sha256"] = list(sha256.values())
         failed = source.ledger.set_index("row").loc[table.index[table["image_sha256"] == ""]]
         failures = failed[["reason", "detail"]].itertuples(name=None)
-        return fetched.vectors[np.argsort(rows)], list(failures)
+        return vectors[np.argsort(rows)], list(failures)
 
     def _skipped(self, pair: ListedPair, reason: str, detail: str) -> Skipped:
         kind = self.config.corpus

@@ -48,20 +48,6 @@ class Parts:
     names: Sequence[str]
     starts: Rows
 
-    def holding(self, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
-        """Yield the files that hold one of `rows`, in their order: number, positions in `rows`,
-        rows counted in the file.
-
-        Raises:
-            IndexError: If there is no such row.
-        """
-        if len(rows) and (rows.min() < 0 or rows.max() >= self.starts[-1]):
-            raise IndexError(
-                f"{self.folder}: rows {rows.min()} to {rows.max()} of a corpus of "
-                f"{self.starts[-1]:,}"
-            )
-        return holding(self.starts, rows)
-
     def mapped(self, number: int) -> npt.NDArray[Any]:
         """Map a file of vectors (rows, D); only the pages that are used will be read."""
         path = self.folder / self.names[number]
@@ -113,7 +99,7 @@ class StoredVectors:
         """
         rows = np.asarray(rows, np.int64)
         vectors = np.empty((len(rows), self.dimension), np.float32)
-        for number, places, inside in self._parts.holding(rows):
+        for number, places, inside in holding(self._parts.starts, rows):
             vectors[places] = self._parts.mapped(number)[inside]
         return vectors
 
@@ -167,7 +153,7 @@ def row_metadata(
     distinct = np.unique(rows)
     parts = _parts(artifact, METADATA)
     tables = []
-    for number, places, inside in parts.holding(distinct):
+    for number, places, inside in holding(parts.starts, distinct):
         with pq.ParquetFile(parts.folder / parts.names[number]) as file:
             lengths = [
                 file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
@@ -213,9 +199,19 @@ def part_starts(lengths: Sequence[int]) -> Rows:
 
 
 def holding(starts: Rows, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
-    """Yield like `Parts.holding`, for any runs that begin at `starts` and contain `rows`."""
+    """Yield the runs that hold one of `rows`, in their order: number, positions in `rows`, rows
+    counted in the run.
+
+    Args:
+        starts: As `part_starts` gives them.
+
+    Raises:
+        IndexError: If there is no such row.
+    """
     if not len(rows):
         return
+    if rows.min() < 0 or rows.max() >= starts[-1]:
+        raise IndexError(f"rows {rows.min()} to {rows.max()} of a corpus of {starts[-1]:,}")
     order = np.argsort(rows, kind="stable")
     numbers = np.searchsorted(starts, rows[order], side="right") - 1
     distinct, begins = np.unique(numbers, return_index=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from react_pipeline.corpus import ImageSource, open_source, too_many_failed
+from react_pipeline.corpus import BadImage, ImageSource, open_source, too_many_failed
 from react_pipeline.embedding import Rows, StoredVectors, Vectors, row_metadata, sides
 from react_pipeline.project import Project
 from react_pipeline.stage import CORPUS, CORPUS_EMBEDDINGS
@@ -74,17 +74,17 @@ class Images:
                 if embedded[row] in ("", sha256):
                     self.sha256[row] = sha256
                 else:
-                    self.source.refuse(row, "changed_image")
+                    self.source.refuse(row, BadImage("changed_image"))
             return
         from react_pipeline.embedding import Encoder, encode_fetched  # loads torch
 
         if self._encoder is None:
             precision = self.config.embedding.precision
             self._encoder = Encoder(self._clip, precision, rows=len(rows))
-        fetched = encode_fetched(self.source, located, self._encoder, self.config)
-        self._places |= {row: len(self._vectors) + n for n, row in enumerate(fetched.sha256)}
-        self._vectors = np.concatenate([self._vectors, fetched.vectors])
-        self.sha256 |= fetched.sha256
+        fetched, vectors = encode_fetched(self.source, located, self._encoder, self.config)
+        self._places |= {row: len(self._vectors) + n for n, row in enumerate(fetched)}
+        self._vectors = np.concatenate([self._vectors, vectors])
+        self.sha256 |= fetched
 
     def vectors(self, rows: Rows) -> Vectors:
         """Return the unit vectors (N, D) of rows; zeros where images wait and were not looked

@@ -73,6 +73,7 @@ class CorpusConfig(Kind):
         is_listed: Whether its pairs are known by their captions before any image is there, so that
             images can wait (`corpus.ListedCorpus`).
         is_copy: Whether its pairs are copies of what `source_of` names.
+        has_vectors: Whether `adopt_embeddings` publishes vectors, so that no image is encoded.
         noun: What `doctor` calls its `sources`.
         variants: Further names of `init --corpus` that `template` knows.
         next_step: What `init` says to do first: where the pictures go.
@@ -90,6 +91,7 @@ class CorpusConfig(Kind):
     fetches_images: ClassVar[bool] = False
     is_listed: ClassVar[bool] = False
     is_copy: ClassVar[bool] = False
+    has_vectors: ClassVar[bool] = False
     noun: ClassVar[str] = "files"
     variants: ClassVar[tuple[str, ...]] = ()
     next_step: ClassVar[str] = "name your captioned pictures in `corpus` of pipeline.yaml"
@@ -142,11 +144,6 @@ class CorpusConfig(Kind):
     def source_of(self, fields: Mapping[str, str]) -> str:
         """Return the file or URL that a pair was copied from, by its metadata; "" if none."""
         return ""
-
-    @property
-    def has_vectors(self) -> bool:
-        """Whether `adopt_embeddings` publishes vectors, so that no image is encoded."""
-        return False
 
     @property
     def links_vectors(self) -> bool:

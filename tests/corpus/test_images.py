@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from react_pipeline.corpus.images import BadImage, decode_image, decode_what_is_there
 
@@ -57,19 +57,14 @@ def test_every_mode_becomes_rgb_in_one_way(
 
 
 @pytest.mark.parametrize("extension", ["PNG", "WEBP", "JPEG", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(extension: str, orientation: int) -> None:
-    upright = Image.new("RGB", (32, 16), "white")
-    upright.paste("red", (0, 0, 16, 8))
+def test_exif_orientation_is_applied(extension: str) -> None:
+    image = Image.new("RGB", (32, 16), "white")
+    image.paste("red", (0, 0, 16, 8))
     exif = Image.Exif()
-    # Turned as Pillow turns it back; a half turn is its own reverse, a quarter turn is not.
-    exif[0x0112] = {6: 8, 8: 6}.get(orientation, orientation)
-    tagged = Image.open(io.BytesIO(saved(upright, "PNG", exif=exif)))
-    stored = ImageOps.exif_transpose(tagged)
-    exif[0x0112] = orientation
-    image = decode_image(saved(stored, extension, exif=exif), MAX_PIXELS)
-    assert image.size == (32, 16)
-    assert image.getpixel((4, 3))[1] < 60 and image.getpixel((24, 12))[1] > 200
+    exif[0x0112] = 6  # to be turned clockwise
+    turned = decode_image(saved(image, extension, exif=exif), MAX_PIXELS)
+    assert turned.size == (16, 32)
+    assert turned.getpixel((12, 4))[1] < 60 and turned.getpixel((4, 4))[1] > 200
 
 
 def test_animation_gives_its_first_frame() -> None:

@@ -73,14 +73,14 @@ def test_a_killed_driver_is_picked_up_and_end_is_local_one(
     process = subprocess.Popen([sys.executable, "-c", COMMAND, str(project.path)])
     scratch = project.config.store / ".scratch"
     deadline = time.monotonic() + 900
-    while process.poll() is None and len(list(scratch.glob("*/*/shard-*/record.json"))) < 3:
+    while process.poll() is None and len(list(scratch.glob("*/*/part-*/record.json"))) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     with pytest.raises(MissingArtifact):
         project.store.current("corpus_embeddings", "all")
-    kept = scratch.glob("*/*/shard-*/img_emb/*.npy")
+    kept = scratch.glob("*/*/part-*/*/img_emb/*.npy")
     vectors = {path.name: path.stat().st_mtime_ns for path in kept}
     assert 3 <= len(vectors) < SHARDS
 

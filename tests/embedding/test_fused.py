@@ -1,5 +1,6 @@
-"""The encoder of the embedding against the model's own vectors; towers with fused layers give the
-same features, or none at all.
+"""Towers with fused layers give the same features, or none at all.
+
+That vectors are the model's own in every precision is in `gpu/test_devices.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import pytest
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP
-from support.drawings import draw
 from torch import Tensor, nn
 from transformers import BertConfig
 
@@ -130,27 +130,3 @@ def test_texts_of_a_transformers_tower_ignore_their_padding(
     encoder = Encoder(clip, "fp32", rows=500)
     torch.testing.assert_close(encoder.texts(tokens), expected, atol=1e-5, rtol=1e-4)
     assert converted == [model] and encoder._text_features != encoder._torch_texts
-
-
-CAPTIONS = ["a red circle", "a", "a very large blue square beside a small one", "a red circle"]
-
-
-def cosines(ours: Tensor, exact: Tensor) -> Tensor:
-    return (ours.double() * exact.double()).sum(1) / (
-        ours.double().norm(dim=1) * exact.double().norm(dim=1)
-    )
-
-
-@pytest.mark.parametrize(("precision", "wanted"), [("fp32", 0.999999), ("bf16", 0.999)])
-def test_vectors_are_the_models_own_in_the_order_given(
-    tiny_checkpoint: Path, precision: str, wanted: float
-) -> None:
-    clip = load(tiny_checkpoint)
-    encoder = Encoder(clip, precision)
-    drawn = [draw("circle", "red", seed) for seed in range(40)]
-    images = encoder.images(torch.stack([encoder.to_tensor(image) for image in drawn]))
-    exact = clip.encode_images(torch.stack([clip.preprocess(image) for image in drawn]))
-    assert images.dtype == torch.float32 and cosines(images, exact).min() > wanted
-    texts = encoder.texts(clip.tokenizer(CAPTIONS))
-    assert cosines(texts, clip.model.encode_text(clip.tokenizer(CAPTIONS))).min() > wanted
-    assert torch.equal(texts[0], texts[3])

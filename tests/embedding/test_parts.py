@@ -39,15 +39,13 @@ def write_corpus(store: Path, lengths: Sequence[int]) -> Artifact:
 
     def write(path: Path, _: object) -> dict[str, int]:
         row = 0
-        for folder in ("img_emb", "text_emb", "metadata"):
+        for folder in ("img_emb", "metadata"):
             (path / folder).mkdir(parents=True)
         for number, length in enumerate(lengths):
             if not length:
                 continue
             rows = np.arange(row, row + length)
-            vectors = expected(rows).astype(np.float16)
-            np.save(path / f"img_emb/img_emb_{number:04}.npy", vectors)
-            np.save(path / f"text_emb/text_emb_{number:04}.npy", -vectors)
+            np.save(path / f"img_emb/img_emb_{number:04}.npy", expected(rows).astype(np.float16))
             columns = {"image_path": [f"key{n}" for n in rows], "caption": rows.astype(str)}
             metadata = path / f"metadata/metadata_{number:04}.parquet"
             pd.DataFrame(columns).to_parquet(metadata, row_group_size=2)
@@ -80,7 +78,7 @@ def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
     rows = np.random.default_rng(1).integers(total, size=500)
     assert np.array_equal(StoredVectors(corpus, "image").take(pd.Series(rows)), expected(rows))
     assert row_metadata(corpus, rows, ["caption"])["caption"].tolist() == rows.astype(str).tolist()
-    assert np.array_equal(read_vectors(corpus, "text"), -expected(np.arange(total)))
+    assert np.array_equal(read_vectors(corpus, "image"), expected(np.arange(total)))
     captions = read_metadata(corpus, ["caption"])["caption"]
     assert captions.tolist() == [*map(str, range(total))]
 

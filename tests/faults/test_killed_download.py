@@ -21,8 +21,8 @@ from support.drawings import draw, encode
 from support.services import command_lines
 from support.web import send, served
 
+from react_pipeline.extensions.sources.downloads import UrlSource
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
-from react_pipeline.extensions.sources.url_source import UrlSource
 from react_pipeline.extensions.ui.servers import listen_to_signals
 
 URLS, ANSWERED = 60, 20

@@ -12,8 +12,8 @@ import pandas as pd
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.embedding import row_metadata
+from react_pipeline.extensions.sources.downloads import UrlSource
 from react_pipeline.extensions.sources.kinds import UrlTables
-from react_pipeline.extensions.sources.url_source import UrlSource
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import KeptOut
 from react_pipeline.settings.config import ClassConfig, DomainConfig

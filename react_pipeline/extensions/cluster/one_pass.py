@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,19 +57,13 @@ domain waits.
 MAX_QUERIES = 200_000
 """Queries of a pass: at 50 hits about 400 MB."""
 
-DONE = "read-together"
-"""Kept in the scratch of each domain that a pass has served."""
-
 
 class _Member(NamedTuple):
-    """A domain whose pairs are due, the scratch that its build resumes from, and the part of it
-    where the build looks for what was searched.
-    """
+    """A domain whose pairs are due, and the scratch where its build looks for what was searched."""
 
     domain: DomainConfig
     settings: RetrievalConfig
     queries: Queries
-    scratch: Scratch
     search: Scratch
 
 
@@ -95,8 +88,9 @@ def read_together(project: Project, inputs: Inputs) -> None:
 
 def _is_served(store: Store, inputs: Inputs) -> bool:
     """Whether a domain's set is published, or a pass was made for it."""
+    scratches = store.earlier_scratches(inputs)
     return inputs.fingerprint in store.versions(inputs.stage, inputs.key) or any(
-        (scratch.folder / DONE).exists() for scratch in store.earlier_scratches(inputs)
+        (scratch.folder / SEARCH / COUNTS).exists() for scratch in scratches
     )
 
 
@@ -107,17 +101,17 @@ def _run(project: Project, first: Inputs) -> None:
     index = Index(parents["faiss_index"], encoder.fingerprint, project.config.device)
     rows = int(embeddings.counts["rows"])
     members = list(_members(project, first, load_encoder(project, encoder), rows))
-    if len(members) > 1:
-        logger.info("reading the corpus for %d domains at once", len(members))
-        for side in ("image", "text"):
-            _search(members, index, side, Scratch(members[0].scratch.folder / "pass"))
-        groups = [tabulate_names(member.domain)["name"].tolist() for member in members]
-        _leave(members, COUNTS, count_in_corpus(embeddings, groups))
-        lexical = [member for member in members if "lexical" in member.settings.modes]
-        groups = [named_prompts(one.queries.prompts)["name"].tolist() for one in lexical]
-        _leave(lexical, SAID, said_in_corpus(embeddings, groups) if groups else [])
-    for member in members:
-        member.scratch.keep(DONE, Path.touch)
+    if not members:
+        return
+    logger.info("domains that the corpus is read for at once: %d", len(members))
+    for side in ("image", "text"):
+        _search(members, index, side, Scratch(members[0].search.folder / "pass"))
+    lexical = [member for member in members if "lexical" in member.settings.modes]
+    groups = [named_prompts(one.queries.prompts)["name"].tolist() for one in lexical]
+    _leave(lexical, SAID, said_in_corpus(embeddings, groups) if groups else [])
+    # Last: they say that a pass was made for a domain.
+    groups = [tabulate_names(member.domain)["name"].tolist() for member in members]
+    _leave(members, COUNTS, count_in_corpus(embeddings, groups))
 
 
 def _search(members: list[_Member], index: Index, side: Side, scratch: Scratch) -> None:
@@ -168,10 +162,9 @@ def _members(project: Project, first: Inputs, clip: Clip, rows: int) -> Iterator
             seed_vectors = encode_images(project.config, clip, seeds)
         except ReactError:  # its own step says so
             continue
-        scratch = project.store.scratch(inputs)
-        search = Scratch(scratch.folder / SEARCH)
+        search = Scratch(project.store.scratch(inputs).folder / SEARCH)
         asked = encode_queries(clip, domain, seeds, seed_vectors, search)
-        yield _Member(domain, settings, asked, scratch, search)
+        yield _Member(domain, settings, asked, search)
 
 
 def _due(project: Project, first: Inputs) -> Iterator[Inputs]:

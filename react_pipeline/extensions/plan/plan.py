@@ -237,11 +237,16 @@ class Estimates:
         cpu_hours = (towers / cores + rest) / 3_600
         return Step(stage, work, memory, cpu_hours, gpu_hours, built)
 
+    @property
+    def _ready_bytes(self) -> float:
+        """Return the bytes of the vectors that are there already."""
+        return 4.0 * self.retrieval.dimension * self.corpus.pairs * self.config.corpus.has_vectors
+
     def _corpus(self) -> Work:
         corpus, (rows, pair_bytes) = self.config.corpus, self.corpus
         checked = rows if corpus.fetches_images else 0
-        if corpus.has_vectors:  # read for their digests, and for their values
-            size, moved = 0.0, 8.0 * self.retrieval.dimension * rows
+        if corpus.has_vectors:  # read for their digests
+            size, moved = 0.0, self._ready_bytes
         else:
             size = 0.0 if corpus.is_listed else rows * pair_bytes
             moved = (3 if corpus.is_copy else 1) * size  # a copy is read again for its digest
@@ -261,7 +266,7 @@ class Estimates:
         rows, corpus, embedding = self.corpus.pairs, self.config.corpus, self.config.embedding
         waits = self.config.images_wait
         images = 0 if waits or corpus.has_vectors else rows
-        sides = 0 if corpus.links_vectors else 1 if waits else 2
+        sides = int(corpus.encodes_captions) if corpus.links_vectors else 1 if waits else 2
         batch = None
         if images or corpus.encodes_captions:
             at_once = embedding.batch_size if self.machine.gpus else CPU_IMAGES
@@ -273,7 +278,9 @@ class Estimates:
             disk=rows * (2 * sides * self.retrieval.dimension + METADATA_BYTES),
             images=images,
             texts=rows if corpus.encodes_captions else 0,
-            alone=self._fetching_seconds(images) if fetches else 0,
+            # Ready vectors are read for their values.
+            alone=self._ready_bytes / BYTES_PER_SECOND
+            + (self._fetching_seconds(images) if fetches else 0),
             batch=batch,
             # Shards are spread over the cards; the parts of other corpora come one after another.
             cards=1 if corpus.is_listed or corpus.has_vectors else self.machine.gpus,

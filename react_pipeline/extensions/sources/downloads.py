@@ -1,8 +1,8 @@
-"""Downloads: which URLs are tried and how often, in which processes, which images are usable, and
-the pool of them that all domains of a store share.
+"""Images of chosen rows by their URLs: which are tried and how often, in which processes, which are
+usable, and the pool of them that all domains of a store share.
 
 What came is in the pool at once, so a call that was killed and one that is repeated take the same
-way. Does not belong here: the requests (`image_client`).
+way. Does not belong here: the requests (`image_client`), which rows are chosen (`retrieval`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
-from react_pipeline.corpus import BadImage, decode_apart, in_processes
+from react_pipeline.corpus import BadImage, ImageSource, decode_apart, in_processes, progress
+from react_pipeline.extensions.sources.kinds import TableColumns
 from react_pipeline.settings import DownloadConfig
-from react_pipeline.store import CorpusError
-from react_pipeline.web_policy import REFUSED_URL
+from react_pipeline.store import CorpusError, hash_value, locked
+from react_pipeline.web_policy import MAX_URL_CHARS, REFUSED_URL, plain_url
 
 HASH_MISMATCH = "hash_mismatch"
 PERMANENT = frozenset(
@@ -59,46 +61,88 @@ _JPEG_QUALITY = 95
 
 Wanted = tuple[str, str]
 """A URL, and the SHA-256 or MD5 that the file there must have; "" for any file."""
-Errors = list[tuple[Wanted, tuple[str, str]]]
+Errors = list[tuple[Wanted, BadImage]]
 
 
-class Failure(NamedTuple):
-    """Why an image is not available, for the ledger, after how many attempts."""
-
-    reason: str
-    detail: str
-    attempts: int
-
-
-def download_images(
-    wanted: Sequence[Wanted], pool: ImagePool, settings: DownloadConfig, max_pixels: int
-) -> dict[Wanted, Failure]:
-    """Fetch images into the pool and return those that are not available.
-
-    What failed is tried again, at most `retries` times, after everything else had its turn, unless
-    its reason is `PERMANENT`.
-
-    Args:
-        max_pixels: Larger images fail as `too_many_pixels`, undecoded.
-
-    Raises:
-        CorpusError: If a downloading process dies.
-        OSError: If the disk refuses a write.
+class UrlSource(ImageSource):
+    """Images by their URLs, fetched once into the pool and checked by the corpus' rules for
+    images. Two builds at once take turns, to fetch nothing twice.
     """
-    failures: dict[Wanted, Failure] = {}
-    missing = wanted
-    task = DownloadTask(pool, settings, max_pixels)
-    for attempt in range(1, settings.retries + 2):
-        errors = dict(error for errors in _spread(task, missing) for error in errors)
-        for one, (reason, detail) in errors.items():
-            failures[one] = Failure(reason, detail, attempt)
-        for one in set(missing) - errors.keys():
-            failures.pop(one, None)
-        missing = [one for one, (reason, _) in errors.items() if reason not in PERMANENT]
-        if not missing:
-            break
-        time.sleep(attempt * _PAUSE_SECONDS)
-    return failures
+
+    def __init__(self, corpus: TableColumns, pool: Path) -> None:
+        """Fetch nothing yet."""
+        super().__init__(["url", "caption", *(["hash"] if corpus.hash_column else [])], "url")
+        self.corpus = corpus
+        rules = corpus.download.identity() | {"retries": None, "max_pixels": corpus.max_pixels}
+        self.pool = ImagePool(pool / hash_value(rules)[:16])
+        self._given_up: dict[Wanted, BadImage] = {}
+
+    def fetchable(self, rows: pd.DataFrame) -> pd.Series:
+        """Return whether each URL is a plain one; no round of fetching is spent on others."""
+        return rows["url"].map(lambda url: plain_url(url) is not None)
+
+    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+        """Fetch what is not there yet, then give each image; a row without a caption fails as
+        `empty_caption`. Rows of equal URL share one image, with the hash of the first.
+
+        Raises:
+            CorpusError: If a downloading process dies.
+            OSError: If the disk refuses a write.
+        """
+        pairs = rows.rename(columns={"class": "label"}).sort_values("row", kind="stable")
+        captions = pairs["caption"].fillna("").astype(str).str.strip()
+        pairs["caption"] = captions.str[: self.corpus.max_caption_chars].str.strip()
+        pairs["image_sha256"] = ""
+        hashes = pairs["hash"].fillna("") if self.corpus.hash_column else [""] * len(pairs)
+        wanted: dict[str, Wanted] = {}
+        placed: list[tuple[Any, Wanted]] = []
+        for pair, digest in zip(pairs.itertuples(index=False), hashes, strict=True):
+            url = plain_url(pair.url)
+            if url is None:
+                self._fail(pair, BadImage(REFUSED_URL, "not a plain http or https URL", 0))
+            elif not pair.caption:
+                self._fail(pair, BadImage("empty_caption", "", 0))
+            else:
+                placed.append((pair, wanted.setdefault(url, (url, digest))))
+        with locked(self.pool.folder / ".lock"):
+            os.utime(self.pool.folder)  # used now, for `prune`
+            if missing := [one for one in wanted.values() if not self._is_known(one)]:
+                self._download(missing)
+        for pair, one in placed:
+            if error := self._given_up.get(one):
+                self._fail(pair, error)
+            else:
+                image, source_sha256 = self.pool.read(one)
+                yield pair._replace(image_sha256=source_sha256), image
+
+    def _download(self, missing: Sequence[Wanted]) -> None:
+        """Fetch images into the pool.
+
+        What failed is tried again, at most `retries` times, after everything else had its turn,
+        unless its reason is `PERMANENT`.
+        """
+        task = DownloadTask(self.pool, self.corpus.download, self.corpus.max_pixels)
+        for attempt in range(1, self.corpus.download.retries + 2):
+            errors = dict(chain.from_iterable(_spread(task, missing)))
+            for one in missing:
+                self._given_up.pop(one, None)
+            for error in errors.values():
+                error.attempts = attempt
+            self._given_up |= errors
+            missing = [one for one, error in errors.items() if error.reason not in PERMANENT]
+            if not missing:
+                break
+            time.sleep(attempt * _PAUSE_SECONDS)
+
+    def _is_known(self, one: Wanted) -> bool:
+        try:
+            return one in self._given_up or self.pool.has(one)
+        except BadImage as error:
+            self._given_up[one] = error.with_traceback(None)
+            return True
+
+    def _fail(self, pair: Any, error: BadImage) -> None:
+        self.refuse(int(pair.row), error, str(pair.url)[:MAX_URL_CHARS])
 
 
 def _spread(task: DownloadTask, wanted: Sequence[Wanted]) -> Iterator[Errors]:
@@ -133,9 +177,9 @@ class DownloadTask:
         from react_pipeline.extensions.sources.image_client import ImageClient
 
         errors: Errors = []
-        quiet = None if self.settings.processes == 1 else True
-        bar = tqdm(wanted, "downloading images", unit="image", disable=quiet, leave=False)
-        rest = iter(bar)
+        rest = iter(wanted)
+        if self.settings.processes == 1:
+            rest = progress(wanted, "downloading images", "image", len(wanted))
         # Names are looked up in threads too, and some servers of names are slow.
         threads = ThreadPoolExecutor(2 * self.settings.threads)
         asyncio.get_running_loop().set_default_executor(threads)
@@ -147,9 +191,10 @@ class DownloadTask:
                         data = await client.get(one[0])
                         await asyncio.to_thread(self._keep, one, data)
                     except BadImage as error:
-                        errors.append((one, (error.reason, error.detail)))
+                        # A new one, without the traceback, which holds the bytes of the image.
+                        errors.append((one, BadImage(error.reason, error.detail)))
                         if error.reason in PERMANENT:
-                            self.pool.keep_failure(one, error)
+                            self.pool.keep(one, reason=error.reason, detail=error.detail)
 
             await asyncio.gather(*(fetch_some() for _ in range(self.settings.threads)))
         return errors
@@ -176,7 +221,7 @@ class DownloadTask:
             buffer = io.BytesIO()
             image.resize(smaller, Image.Resampling.BOX).save(buffer, "JPEG", quality=_JPEG_QUALITY)
             data = buffer.getvalue()
-        self.pool.keep_image(one, data, source_sha256)
+        self.pool.keep(one, data, source_sha256=source_sha256)
 
 
 @dataclass(frozen=True)
@@ -199,14 +244,13 @@ class ImagePool:
         Raises:
             BadImage: If it is not available, as is known from an earlier attempt.
         """
-        path = self._file(wanted)
-        record: dict[str, Any] = {}
-        with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+        damaged = OSError, ValueError, KeyError, TypeError, RecursionError
+        with suppress(*damaged), self._file(wanted).open("rb") as file:
             record = json.loads(head := file.readline())
-            record["whole"] = os.fstat(file.fileno()).st_size == len(head) + record.get("bytes", 0)
-        if "reason" in record:
-            raise BadImage(record["reason"], record["detail"])
-        return bool(record.get("whole"))
+            if "reason" in record:
+                raise BadImage(record["reason"], record["detail"])
+            return bool(os.fstat(file.fileno()).st_size == len(head) + record["bytes"])
+        return False
 
     def read(self, wanted: Wanted) -> tuple[bytes, str]:
         """Return an image, and the SHA-256 of the file as it was on the web.
@@ -223,22 +267,13 @@ class ImagePool:
         path.unlink(missing_ok=True)
         raise CorpusError(f"{path}: did not hold what was fetched, and was removed; run again")
 
-    def keep_image(self, wanted: Wanted, image: bytes, source_sha256: str) -> None:
-        """Put an image into the pool."""
-        record = {
-            "sha256": hashlib.sha256(image).hexdigest(),
-            "bytes": len(image),
-            "source_sha256": source_sha256,
-        }
-        self._write(wanted, record, image)
-
-    def keep_failure(self, wanted: Wanted, error: BadImage) -> None:
-        """Record why an image is not available."""
-        self._write(wanted, {"reason": error.reason, "detail": error.detail})
-
-    def _write(self, wanted: Wanted, record: dict[str, Any], image: bytes = b"") -> None:
+    def keep(self, wanted: Wanted, image: bytes = b"", **record: str) -> None:
+        """Put an image into the pool with its `source_sha256`, or `reason` and `detail` why it is
+        not available.
+        """
+        found = {"sha256": hashlib.sha256(image).hexdigest(), "bytes": len(image), **record}
         path = self._file(wanted)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{secrets.token_hex(8)}")
-        part.write_bytes(json.dumps({"url": wanted[0], **record}).encode() + b"\n" + image)
+        part.write_bytes(json.dumps({"url": wanted[0], **found}).encode() + b"\n" + image)
         part.replace(path)

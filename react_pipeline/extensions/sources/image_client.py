@@ -25,22 +25,11 @@ from react_pipeline.web_policy import REFUSED_URL, plain_url
 
 PRIVATE_ADDRESS = "private_address"
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_NEVER_PUBLIC = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "::/96",
-            "::ffff:0:0:0/96",
-            "fec0::/10",
-            "64:ff9b:1::/48",
-            "192.0.0.0/24",
-            "168.63.129.16/32",
-        ),
-    )
-)
-"""What Python's table leaves out: IPv4 in its old wrappings, site-local addresses, translation
-within a network, protocol assignments, and the address of Azure's services on each machine.
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""The part of IPv6 that servers of the internet are in; elsewhere are wrapped addresses of IPv4."""
+_NEVER_PUBLIC = tuple(map(ipaddress.ip_network, ("2002::/16", "192.0.0.0/24", "168.63.129.16/32")))
+"""What Python's table leaves out: IPv4 wrapped by 6to4, protocol assignments, and the address of
+Azure's services on each machine.
 """
 
 MAX_REDIRECTS = 5
@@ -107,9 +96,16 @@ class ImageClient:
             raise BadImage(_reason(error), detail) from error
 
     async def _read(self, url: str, *, obey: bool) -> bytes:
+        """Follow redirects, each of which address or `robots.txt` may forbid."""
         request = self._client.build_request("GET", url)
         for _ in range(MAX_REDIRECTS + 1):
-            await self._require_allowed(request, obey=obey)
+            url = str(request.url)
+            if plain_url(url) is None:
+                raise BadImage(REFUSED_URL, f"redirected to {url[:200]!r}")
+            if obey:
+                rules = await self._robots_at(str(request.url.join(_ROBOTS_PATH)))
+                if not rules.can_fetch(ROBOT, url):
+                    raise BadImage("disallowed_by_robots", "robots.txt")
             answer = await self._client.send(request, stream=True)
             try:
                 if answer.next_request is None:
@@ -122,17 +118,6 @@ class ImageClient:
                 await answer.aclose()
             request = answer.next_request
         raise BadImage("unreachable", f"more than {MAX_REDIRECTS} redirects")
-
-    async def _require_allowed(self, request: httpx.Request, *, obey: bool) -> None:
-        """Refuse a request, also that of a redirect, which address or `robots.txt` forbid."""
-        url = str(request.url)
-        if plain_url(url) is None:
-            raise BadImage(REFUSED_URL, f"redirected to {url[:200]!r}")
-        if not obey:
-            return
-        rules = await self._robots_at(str(request.url.join(_ROBOTS_PATH)))
-        if not rules.can_fetch(ROBOT, url):
-            raise BadImage("disallowed_by_robots", "robots.txt")
 
     async def _robots_at(self, address: str) -> RobotFileParser:
         if address not in self._robots:
@@ -191,19 +176,11 @@ async def public_addresses(host: str, port: int | None) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address belongs to the public internet, as do those of IPv4 that it may
-    wrap.
-    """
+    """Return whether an IP address belongs to the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if any(ip in network for network in _NEVER_PUBLIC):
         return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if ip in _NAT64:
-            wrapped.append(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
-        if not all(is_public(str(inner)) for inner in wrapped if inner is not None):
-            return False
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and (ip.version == 4 or ip in _GLOBAL_UNICAST)
 
 
 def _pinned(request: httpx.Request, address: str) -> httpx.Request:

@@ -8,7 +8,7 @@ Does not belong here: the form of the shards (`corpus.shards`), which images and
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from react_pipeline.corpus import (
     publish_pairs,
 )
 from react_pipeline.extensions.sources.kinds import Images
-from react_pipeline.project import Project, escape_name, files_below, find_files, leads_out
+from react_pipeline.project import Project, escape_name, files_below, leads_out
 from react_pipeline.store import (
     MAX_IMAGE_BYTES,
     Artifact,
@@ -64,7 +64,7 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
         CorpusError: If a name finds nothing, a file is damaged or has no column of images or
             captions, or no pair is found.
     """
-    sources = find_sources(config)
+    sources = config.sources()
     content: list[Any] = []
     for source in sources:
         if source.is_dir():
@@ -75,17 +75,6 @@ def publish_image_corpus(project: Project, config: Images) -> Artifact:
             )
 
     return publish_pairs(project, content, _pairs(sources, config))
-
-
-def find_sources(corpus: Images) -> list[Path]:
-    """The folders and parquet files of `corpus.images`, in their order; errors as of
-    `find_files`.
-    """
-    paths_by_name = (
-        [Path(name)] if Path(name).is_dir() else find_files([name], (".parquet",), "corpus.images")
-        for name in corpus.images
-    )
-    return list(dict.fromkeys(path for paths in paths_by_name for path in paths))
 
 
 def _list_content(folder: Path, corpus: Images) -> list[list[str]]:
@@ -106,7 +95,7 @@ def _list_content(folder: Path, corpus: Images) -> list[list[str]]:
     return content
 
 
-def _pairs(sources: list[Path], corpus: Images) -> Iterator[PackedSample | Skipped]:
+def _pairs(sources: Sequence[Path], corpus: Images) -> Iterator[PackedSample | Skipped]:
     numbers = itertools.count()
     for source in sources:
         read = _read_folder if source.is_dir() else _read_table

@@ -5,6 +5,7 @@ pipeline asks of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -105,10 +106,16 @@ class Images(ShardedCorpus):
         return CorpusSize(pairs, TAR_BYTES + total / max(pairs, 1))
 
     def sources(self) -> Sequence[Path]:
-        """Return the folders and files."""
-        from react_pipeline.extensions.sources.image_files import find_sources
+        """Return the folders and parquet files, in their order."""
+        from react_pipeline.project import find_files
 
-        return find_sources(self)
+        found = (
+            [Path(name)]
+            if Path(name).is_dir()
+            else find_files([name], (".parquet",), "corpus.images")
+            for name in self.images
+        )
+        return list(dict.fromkeys(chain.from_iterable(found)))
 
     @classmethod
     def template(cls, name: str) -> str:
@@ -152,7 +159,7 @@ class TableColumns(CorpusConfig):
 
     def open_images(self, corpus: Artifact, pool: Path) -> ImageSource:
         """Return the images by their URLs."""
-        from react_pipeline.extensions.sources.url_source import UrlSource
+        from react_pipeline.extensions.sources.downloads import UrlSource
 
         return UrlSource(self, pool)
 
@@ -195,9 +202,9 @@ class UrlTables(TableColumns, ListedCorpus):
 
     def sources(self) -> Sequence[Path]:
         """Return the tables."""
-        from react_pipeline.extensions.sources.url_tables import find_tables
+        from react_pipeline.project import find_files
 
-        return find_tables(self.urls)
+        return find_files(self.urls, (".parquet", ".tsv"), "corpus.urls")
 
     @classmethod
     def template(cls, name: str) -> str:
@@ -222,6 +229,7 @@ class ReadyEmbeddings(TableColumns):
     indices: Path | None = None
     vector_column: str = "vector"
 
+    has_vectors: ClassVar[bool] = True
     variants: ClassVar[tuple[str, ...]] = ("datacomp",)
     noun: ClassVar[str] = "parts of ready embeddings"
 
@@ -237,14 +245,9 @@ class ReadyEmbeddings(TableColumns):
         return publish_inventory(project, self)
 
     @property
-    def has_vectors(self) -> bool:
-        """Whether vectors are there: always."""
-        return True
-
-    @property
     def links_vectors(self) -> bool:
-        """Whether the layout has `.npy` files of images and captions."""
-        return self.layout == "clip-retrieval"
+        """Whether the layout has `.npy` files."""
+        return self.layout.startswith("clip-retrieval")
 
     @property
     def encodes_captions(self) -> bool:
@@ -268,7 +271,7 @@ class ReadyEmbeddings(TableColumns):
         """Return the parts of the folder."""
         from react_pipeline.extensions.sources.ready_layout import find_parts
 
-        return find_parts(self.embeddings, self)
+        return find_parts(self)
 
     def size(self) -> CorpusSize:
         """Return the rows of the files."""

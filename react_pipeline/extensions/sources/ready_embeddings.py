@@ -6,8 +6,8 @@ Shapes: N rows, D width.
 """
 
 import json
-import logging
-from itertools import islice
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.corpus import open_table, progress, text_batches
-from react_pipeline.embedding import GROUPS_FILE, METADATA, part_file
+from react_pipeline.embedding import GROUPS_FILE, METADATA, UNIT_TOLERANCE, part_file
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.ready_layout import (
     FILES_FILE,
@@ -28,7 +28,7 @@ from react_pipeline.extensions.sources.ready_layout import (
     find_parts,
     measured_files,
 )
-from react_pipeline.extensions.sources.vector_files import vector_blocks
+from react_pipeline.extensions.sources.vector_files import DAMAGED_REMEDY, vector_blocks
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
@@ -43,93 +43,96 @@ MIN_STANDARD_ERRORS = 4.0
 """Of the mean by which an image is closer to its own caption than to those of others. With another
 CLIP that is 0.
 """
-FEW_PARTS = 8
-"""Fewer are looked at as a whole, of more the beginnings."""
 BATCH_ROWS = 8_192
 """Rows of metadata that are written, and captions that are encoded, at once."""
-
-logger = logging.getLogger(__name__)
 
 
 def adopt_embeddings(project: Project, config: ReadyEmbeddings) -> Artifact:
     """Publish the artifact `corpus_embeddings` of kind `embeddings`.
 
     Files that can be used as they are get links in the layout of our own; others are converted
-    once; a killed build resumes. Metadata is written with `url` and `caption` in place of the
-    configured columns. Vectors of another CLIP would be searched without an error and find
-    nonsense, so the configured encoder encodes captions from all over the corpus. They must agree
-    with their ready vectors, or, where only images have vectors, be closer to their own images than
-    to others.
+    once (`converted`; `normalised` counts their vectors that are not of unit length); a killed
+    build resumes. Metadata is written with `url` and `caption` in place of the configured columns.
+    Vectors of another CLIP would be searched without an error and find nonsense, so the configured
+    encoder encodes captions from all over the corpus. They must agree with their ready vectors, or,
+    where only images have vectors, be closer to their own images than to others.
 
     Raises:
-        CorpusError: If width or sampled vectors show another encoder, or the files have changed
-            since `corpus`.
+        CorpusError: If width or sampled vectors show another encoder, a vector has no direction, or
+            the files have changed since `corpus`.
     """
     inputs = resolve(project, "corpus_embeddings")
     corpus = inputs.parents["corpus"]
     base = inputs.parents[encoder_in(inputs.parents)]
-    folder = config.embeddings
-    parts = find_parts(folder, config)
+    parts = find_parts(config)
     recorded = pd.read_parquet(corpus.file(FILES_FILE))
-    changed = recorded.merge(measured_files(project, folder, parts), "outer", indicator=True)
+    changed = recorded.merge(measured_files(project, config, parts), "outer", indicator=True)
     for name in changed.loc[changed["_merge"] != "both", "name"]:
-        raise CorpusError(f"{folder / name}: is missing or has changed; materialize `corpus` again")
+        raise CorpusError(
+            f"{config.embeddings / name}: is missing or has changed; materialize `corpus` again"
+        )
 
     def write(staging: Path, scratch: Scratch) -> dict[str, Any]:
         clip = load(base.path, choose_device(project.config.device))
-        proof = _proof(clip, folder, parts, config)
-        reasons = corpus.counts["convert"]
-        if reasons:
-            logger.info("ready embeddings are converted once: %s", ", ".join(reasons))
-        _write_parts(clip, corpus, parts, config, staging, scratch)
-        rows = corpus.counts["pairs"]
-        made = {
-            "converted": reasons,
-            "normalised": corpus.counts["not_unit"],
-            "captions_encoded": 0 if parts[0].text else rows,
-        }
+        proof = _proof(clip, parts, config)
+        made = Counter(converted=0, normalised=0, captions_encoded=0)
+        for number, part in enumerate(progress(parts, "adopting", "part", len(parts))):
+            write_part = partial(_write_part, clip, config, part, number)
+            made.update(scratch.build(str(number), staging, write_part))
+            for side, source in part.sides if part.rows else ():
+                path = staging / part_file(side, number)
+                if not path.exists():
+                    path.parent.mkdir(exist_ok=True)
+                    path.symlink_to((config.embeddings / source).resolve())
+        lines = (json.dumps({"rows": part.rows}) + "\n" for part in parts)
+        (staging / GROUPS_FILE).write_text("".join(lines))
         return {
-            "rows": rows,
-            "dimension": corpus.counts["dimension"],
+            "rows": corpus.counts["pairs"],
+            "dimension": parts[0].dimension,
             "skipped": 0,
             "reasons": {},
-            "ready": not reasons,
             **proof,
-            **(made if reasons else {}),
+            **made,
         }
 
     return project.store.build(inputs, write)
 
 
-def _write_parts(
-    clip: Clip,
-    corpus: Artifact,
-    parts: list[Part],
-    config: ReadyEmbeddings,
-    staging: Path,
-    scratch: Scratch,
-) -> None:
-    """Write `img_emb/`, `text_emb/` (unit rows), `metadata/` and `groups.jsonl`."""
-    folder, is_linked = config.embeddings, not corpus.counts["convert"]
-    is_unit = not corpus.counts["not_unit"]
-    for number, part in enumerate(progress(parts, "adopting", "part", len(parts))):
+def _write_part(
+    clip: Clip, config: ReadyEmbeddings, part: Part, number: int, into: Path
+) -> Counter[str]:
+    """Write the metadata of a part, and the vectors that cannot be linked: unit rows in float16."""
+    made = Counter[str]()
+    if part.rows:
+        captions = _write_metadata(into / part_file(METADATA, number), part, config)
+        for side, name in part.sides:
+            path, source = into / part_file(side, number), config.embeddings / name
+            if not name:
+                _encode(clip, captions, path)
+                made["captions_encoded"] += part.rows
+            elif (not_unit := _count_not_unit(source)) or source.suffix != ".npy":
+                _convert(source, path, part)
+                made.update(converted=1, normalised=not_unit)
+    return made
 
-        def write(into: Path, number: int = number, part: Part = part) -> None:
-            if part.rows:
-                captions = _write_metadata(into / part_file(METADATA, number), part, config)
-                for side, source in part.sides:
-                    path = into / part_file(side, number)
-                    if source and not is_linked:
-                        _convert(folder / source, path, part, is_unit)
-                    elif not source:
-                        _encode(clip, captions, path)
 
-        scratch.build(str(number), staging, write)
-        for side, source in part.sides if is_linked and part.rows else ():
-            (staging / side).mkdir(exist_ok=True)
-            (staging / part_file(side, number)).symlink_to((folder / source).resolve())
-    lines = (json.dumps({"rows": part.rows}) + "\n" for part in parts)
-    (staging / GROUPS_FILE).write_text("".join(lines))
+def _count_not_unit(path: Path) -> int:
+    """Read every vector once, a block at a time; return how many are not of length 1.
+
+    Raises:
+        CorpusError: Naming the file and the row of a vector that is not finite or zero.
+    """
+    others = 0
+    for start, block in vector_blocks(path):
+        lengths = np.linalg.norm(block.astype(np.float32), axis=1)
+        # A NaN compares as false, so it counts as bad.
+        for row in np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))[:1]:
+            raise CorpusError(
+                f"{path}: row {start + row} has length {lengths[row]:.4g}, so it has no direction; "
+                f"{DAMAGED_REMEDY}"
+            )
+        others += int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
+    return others
 
 
 def _write_metadata(path: Path, part: Part, config: ReadyEmbeddings) -> list[str]:
@@ -150,14 +153,14 @@ def _write_metadata(path: Path, part: Part, config: ReadyEmbeddings) -> list[str
     return list(texts["caption"].to_pylist())
 
 
-def _convert(source: Path, path: Path, part: Part, is_unit: bool) -> None:
+def _convert(source: Path, path: Path, part: Part) -> None:
     path.parent.mkdir()
     shape = (part.rows, part.dimension)
     vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     for start, block in vector_blocks(source):
         if block.shape[1] != part.dimension:
             raise CorpusError(f"{source}: vectors of {block.shape[1]} and {part.dimension} numbers")
-        vectors[start : start + len(block)] = block if is_unit else unit(block)
+        vectors[start : start + len(block)] = unit(block)
     vectors.flush()
 
 
@@ -169,15 +172,15 @@ def _encode(clip: Clip, captions: list[str], path: Path) -> None:
 
 
 def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Scale rows to length 1."""
+    """Scale rows to length 1; those without a direction become NaN."""
     exact = vectors.astype(np.float32)
-    rows: NDArray[np.float32] = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        rows: NDArray[np.float32] = exact / np.linalg.norm(exact, axis=1, keepdims=True)
     return rows
 
 
-def _proof(
-    clip: Clip, folder: Path, parts: list[Part], config: ReadyEmbeddings
-) -> dict[str, float]:
+def _proof(clip: Clip, parts: list[Part], config: ReadyEmbeddings) -> dict[str, float]:
+    folder = config.embeddings
     if clip.dimension != parts[0].dimension:
         raise CorpusError(
             f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes "
@@ -186,7 +189,7 @@ def _proof(
         )
     has_text = bool(parts[0].text)
     size = SAMPLED_CAPTIONS if has_text else SAMPLED_PAIRS
-    captions, ready = _sample(folder, parts, config, size)
+    captions, ready = _sample(parts, config, size)
     if not captions:
         raise CorpusError(
             f"{folder}: every sampled caption is empty; name the right column in "
@@ -230,27 +233,29 @@ def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]
 
 
 def _sample(
-    folder: Path, parts: list[Part], config: ReadyEmbeddings, size: int
+    parts: list[Part], config: ReadyEmbeddings, size: int
 ) -> tuple[list[str], NDArray[np.float32]]:
     """Return captions from all over the corpus, and their unit vectors; of images where captions
-    have none. Empty captions are left out. Of one part of many the beginning is looked at.
+    have none. Empty captions are left out, and vectors without a direction, which are refused when
+    all are read.
     """
     filled = [part for part in parts if part.rows]
     spread = np.unique(np.linspace(0, len(filled) - 1, min(size, len(filled))).astype(int))
     captions: list[str] = []
     vectors = [np.empty((0, parts[0].dimension), np.float32)]
     for part in (filled[number] for number in spread):
-        batches = text_batches(folder / part.metadata, [config.caption_column])
-        some = islice(batches, None if len(filled) < FEW_PARTS else 1)
-        texts = [text or "" for batch in some for text in batch.column(0).to_pylist()]
+        batches = text_batches(config.embeddings / part.metadata, [config.caption_column])
+        texts = [text or "" for batch in batches for text in batch.column(0).to_pylist()]
         rows = np.flatnonzero([bool(text.strip()) for text in texts])
         if not len(rows):
             continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, -(-size // len(spread))).astype(int))]
         captions += [texts[row] for row in rows]
-        for start, block in vector_blocks(folder / (part.text or part.image)):
+        for start, block in vector_blocks(config.embeddings / (part.text or part.image)):
             here = rows[(rows >= start) & (rows < start + len(block))] - start
             vectors.append(block[here].astype(np.float32))
             if start + len(block) > rows[-1]:
                 break
-    return captions, unit(np.concatenate(vectors))
+    ready = unit(np.concatenate(vectors))
+    good = np.flatnonzero(np.isfinite(ready).all(axis=1))
+    return [captions[row] for row in good], ready[good]

@@ -11,18 +11,12 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from react_pipeline.corpus import progress, require_text_columns, rows_of_table, schema_of_table
-from react_pipeline.embedding import FOLDERS, UNIT_TOLERANCE
+from react_pipeline.embedding import FOLDERS
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
-from react_pipeline.extensions.sources.vector_files import (
-    DAMAGED_REMEDY,
-    outer_file,
-    read_shape,
-    vector_blocks,
-)
+from react_pipeline.extensions.sources.vector_files import DAMAGED_REMEDY, outer_file, read_shape
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorpusError, Scratch, remembered_sha256
@@ -82,59 +76,49 @@ class Part(NamedTuple):
 def publish_inventory(project: Project, config: ReadyEmbeddings) -> Artifact:
     """Publish the artifact `corpus` of kind `embeddings`: the inventory of the files.
 
-    Its file is `files.parquet` (name, bytes, sha256). Counted are vectors that are not of unit
-    length (`not_unit`), and why the files cannot be linked (`convert`).
-
-    The identity of the corpus is names and digests in order, so a folder that is moved stays the
-    same corpus. A terabyte is read for its digests once, and a new corpus once more for its values.
+    Its file is `files.parquet` (name, bytes, sha256). The identity of the corpus is names and
+    digests in order, so a folder that is moved stays the same corpus. A terabyte is read for its
+    digests once.
 
     Raises:
-        CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has
-            no direction.
+        CorpusError: Naming the file that is missing, damaged or does not fit.
     """
-    folder = config.embeddings
-    parts = find_parts(folder, config)
-    files = measured_files(project, folder, parts)
+    parts = find_parts(config)
+    files = measured_files(project, config, parts)
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
-        not_unit = _check_values(folder, parts)
         files.to_parquet(staging / FILES_FILE, index=False)
         return {
             "shards": len(parts),
             "bytes": int(files["bytes"].sum()),
             "pairs": sum(part.rows for part in parts),
             "dimension": parts[0].dimension,
-            "not_unit": not_unit,
-            "convert": [
-                *([] if parts[0].text else ["no_caption_vectors"]),
-                *(["not_npy"] if not parts[0].image.endswith(".npy") else []),
-                *(["not_unit_length"] if not_unit else []),
-            ],
         }
 
     content = files[["name", "sha256"]].to_numpy().tolist()
     return project.store.build(resolve(project, "corpus", content=content), write)
 
 
-def measured_files(project: Project, folder: Path, parts: list[Part]) -> pd.DataFrame:
+def measured_files(project: Project, config: ReadyEmbeddings, parts: list[Part]) -> pd.DataFrame:
     """Return name, bytes and SHA-256 of the files of all parts, each once."""
     names = list(dict.fromkeys(name for part in parts for name in part.files))
+    paths = [config.embeddings / name for name in names]
     digests = [
-        remembered_sha256(project.store.root, folder / name)
-        for name in progress(names, "checking files", "file", len(names))
+        remembered_sha256(project.store.root, path)
+        for path in progress(paths, "checking files", "file", len(paths))
     ]
-    sizes = [(folder / name).stat().st_size for name in names]
+    sizes = [path.stat().st_size for path in paths]
     return pd.DataFrame({"name": names, "bytes": sizes, "sha256": digests})
 
 
-def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
-    """Find the parts of a folder by names and headers; no vector is read.
+def find_parts(corpus: ReadyEmbeddings) -> list[Part]:
+    """Find the parts of the folder by names and headers; no vector is read.
 
     Raises:
         CorpusError: Naming the file that is missing, cut, of another form, or does not fit the
             others of its part.
     """
-    if not folder.is_dir():
+    if not (folder := corpus.embeddings).is_dir():
         raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
     layout = [name.replace("VECTOR", corpus.vector_column) for name in LAYOUTS[corpus.layout]]
     files = {name: _numbers(folder, outer_file(name)) for name in layout if name}
@@ -149,39 +133,28 @@ def find_parts(folder: Path, corpus: ReadyEmbeddings) -> list[Part]:
             )
     parts: list[Part] = []
     for number in progress(sorted(numbers), "checking files", "part", len(numbers)):
-        parts.append(_read_part(folder, number, *(name.format(number) for name in layout)))
-        table = folder / parts[-1].metadata
+        image, text, metadata = (name.format(number) for name in layout)
+        table = folder / metadata
         require_text_columns(table, schema_of_table(table), corpus.columns().items())
-        if parts[-1].dimension != parts[0].dimension:
-            raise CorpusError(
-                f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, "
-                f"{parts[0].image} has {parts[0].dimension}; all must come from one model"
-            )
+        shapes = {name: read_shape(folder / name) for name in (image, text) if name}
+        rows, dimension = shapes[image]
+        parts.append(Part(number, image, text, metadata, rows, dimension))
+        counts = {metadata: rows_of_table(table)} | {name: shapes[name][0] for name in shapes}
+        for name, count in counts.items():
+            if count != rows:
+                raise CorpusError(
+                    f"{folder / name}: {count:,} rows, {image} has {rows:,}; the files of a part "
+                    f"must belong together: {DAMAGED_REMEDY}"
+                )
+        for name, (_, width) in shapes.items():
+            if width != parts[0].dimension:
+                raise CorpusError(
+                    f"{folder / name}: vectors of {width} numbers, {parts[0].image} has "
+                    f"{parts[0].dimension}; all must come from one model"
+                )
     if not sum(part.rows for part in parts):
         raise CorpusError(f"{folder}: its files hold no row")
     return parts
-
-
-def _check_values(folder: Path, parts: list[Part]) -> int:
-    """Read every vector once, a block at a time; return how many are not of length 1.
-
-    Raises:
-        CorpusError: Naming the file and the row of a vector that is not finite or zero.
-    """
-    others = 0
-    for part in progress(parts, "checking vectors", "part", len(parts)):
-        for name in filter(None, (part.image, part.text)):
-            for start, block in vector_blocks(folder / name):
-                lengths = np.linalg.norm(block.astype(np.float32), axis=1)
-                # A NaN compares as false, so it counts as bad.
-                bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
-                if len(bad):
-                    raise CorpusError(
-                        f"{folder / name}: row {start + int(bad[0])} has length "
-                        f"{lengths[bad[0]]:.4g}, so it has no direction; {DAMAGED_REMEDY}"
-                    )
-                others += int((np.abs(lengths - 1) > UNIT_TOLERANCE).sum())
-    return others
 
 
 def _numbers(folder: Path, name: str) -> set[str]:
@@ -191,22 +164,3 @@ def _numbers(folder: Path, name: str) -> set[str]:
     place = folder / parent
     files = place.iterdir() if place.is_dir() else ()
     return {match[1] for path in files if (match := pattern.fullmatch(path.name))}
-
-
-def _read_part(folder: Path, number: str, image: str, text: str, metadata: str) -> Part:
-    rows, dimension = read_shape(folder / image)
-    counts = {metadata: rows_of_table(folder / metadata)}
-    if text:
-        counts[text], text_dimension = read_shape(folder / text)
-        if text_dimension != dimension:
-            raise CorpusError(
-                f"{folder / text}: vectors of {text_dimension} numbers, {image} has {dimension}; "
-                "both must come from one model"
-            )
-    for name, count in counts.items():
-        if count != rows:
-            raise CorpusError(
-                f"{folder / name}: {count:,} rows, {image} has {rows:,}; the files of a part "
-                f"must belong together: {DAMAGED_REMEDY}"
-            )
-    return Part(number, image, text, metadata, rows, dimension)

@@ -1,7 +1,7 @@
 """A corpus from tables of URLs and captions: parquet and tsv files read in batches, unusable rows
 counted by reason.
 
-Does not belong here: fetching images (`url_source`).
+Does not belong here: fetching images (`downloads`).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from react_pipeline.corpus import (
 )
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project, find_files
+from react_pipeline.project import Project
 from react_pipeline.store import (
     Artifact,
     ChangedSource,
@@ -46,7 +46,7 @@ def publish_url_tables(project: Project, corpus: UrlTables) -> Artifact:
     Raises:
         CorpusError: If a table is unusable, or no row is.
     """
-    tables = find_tables(corpus.urls)
+    tables = corpus.sources()
     digests = [remembered_sha256(project.store.root, path) for path in tables]
 
     def write(staging: Path, _: Scratch) -> dict[str, Any]:
@@ -77,18 +77,13 @@ def listed_rows(store: Store, artifact: Artifact, corpus: UrlTables) -> Iterator
         ChangedSource: If one is gone, was added, or has changed since.
     """
     recorded = pd.read_parquet(artifact.file(TABLES_FILE))
-    tables = find_tables(corpus.urls)
+    tables = corpus.sources()
     if [remembered_sha256(store.root, path) for path in tables] != recorded["sha256"].tolist():
         raise ChangedSource(
             f"corpus.urls: the tables are not those that `corpus` was materialized from "
             f"({', '.join(recorded['name'][:9])}); put them back, or materialize that again"
         )
     yield from read_rows(tables, corpus, Counter())
-
-
-def find_tables(patterns: Iterable[str]) -> list[Path]:
-    """Return the parquet and tsv files of paths and patterns; errors as of `find_files`."""
-    return find_files(patterns, (".parquet", ".tsv"), "corpus.urls")
 
 
 def read_rows(

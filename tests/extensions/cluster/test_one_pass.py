@@ -152,4 +152,4 @@ def test_a_pass_takes_no_more_than_its_limits(
 ) -> None:
     monkeypatch.setattr(one_pass, limit, value)
     assert run_files([retrieve_pairs(project, slug) for slug in SLUGS]) == run_files(alone)
-    assert reads["image"] == 3 * project.store.current("corpus_embeddings", "all").counts["rows"]
+    assert reads["image"] == 2 * project.store.current("corpus_embeddings", "all").counts["rows"]

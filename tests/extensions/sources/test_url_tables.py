@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from react_pipeline.extensions.sources.kinds import UrlTables
-from react_pipeline.extensions.sources.url_tables import find_tables, read_rows
+from react_pipeline.extensions.sources.url_tables import read_rows
 from react_pipeline.store import CorpusError
 
 URLS = ["http://a/1", " http://a/2 ", None, "", "http://a/1", "http://a/3", "http://a/4"]
@@ -53,8 +53,13 @@ def test_text_is_read_however_it_is_stored(tmp_path: Path, kind: pa.DataType) ->
 def test_other_column_names_are_taken_and_missing_ones_named(
     tmp_path: Path,
 ) -> None:
-    path = table(tmp_path / "a.parquet", URL=["http://a/1"], TEXT=["one"])
-    assert read(path, url="URL", caption="TEXT")[0] == [("http://a/1", "one")]
+    columns = {"url_column": "URL", "caption_column": "TEXT", "hash_column": "sha256"}
+    path = table(tmp_path / "a.parquet", URL=["1", "2"], TEXT=["x", "y"], sha256=["ab", None])
+    rows = [*read_rows([path], UrlTables(urls=("x",), **columns), Counter())]
+    assert [(row.caption, *row.fields.values()) for row in rows] == [
+        ("x", "1", "ab"),
+        ("y", "2", ""),
+    ]
     with pytest.raises(CorpusError, match=r"a\.parquet"):
         read(path)
     with pytest.raises(CorpusError, match="corpus.caption_column"):
@@ -86,7 +91,7 @@ def test_tsv_is_read_with_and_without_names(
 ) -> None:
     path = tmp_path / "cc12m.tsv"
     path.write_text(TSV if head else TSV.partition("\n")[2])
-    assert find_tables([str(tmp_path / "*.tsv")]) == [path]
+    assert UrlTables(urls=[str(tmp_path / "*.tsv")]).sources() == [path]
     rows, skipped = read(path, url=names[0], caption=names[1])
     assert rows == [("http://a/1", 'a "quoted" word')]
     assert skipped == {"bad_line": 1, "no_caption": 1}
@@ -94,9 +99,3 @@ def test_tsv_is_read_with_and_without_names(
         read(path, url=names[0], caption="7" if names[0] == "0" else "link")
     with pytest.raises(CorpusError, match=r"corpus\.url_column"):
         read(path, url="7" if names[0] == "0" else "link", caption=names[1])
-
-
-def test_hashes_go_with_their_rows(tmp_path: Path) -> None:
-    path = table(tmp_path / "a.parquet", url=["1", "2"], caption=["x", "y"], sha256=["ab", None])
-    rows = read_rows([path], UrlTables(urls=("x",), hash_column="sha256"), Counter())
-    assert [row.fields["hash"] for row in rows] == ["ab", ""]
