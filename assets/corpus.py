@@ -11,9 +11,6 @@ from react_pipeline.project import Project
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.stage import (
     ALL,
-    CORPUS,
-    CORPUS_EMBEDDINGS,
-    RETRIEVAL_CHECKPOINT,
 )
 from react_pipeline.store import Artifact
 
@@ -51,11 +48,7 @@ def retrieval_checkpoint(context: Context) -> dg.MaterializeResult:
     return publish(context)
 
 
-@stage_asset(
-    deps=[CORPUS, RETRIEVAL_CHECKPOINT],
-    group_name="corpus",
-    kinds={"torch", "numpy"},
-)
+@stage_asset(group_name="corpus", kinds={"torch", "numpy"})
 def corpus_embeddings(context: Context) -> dg.MaterializeResult:
     """A unit vector for every caption of the corpus, and for every image unless images wait,
     in clip-retrieval's layout.
@@ -92,7 +85,7 @@ def pool_of_index(config: PipelineConfig) -> str | None:
     return "gpu" if is_on_card and may_have_cells and is_built else None
 
 
-@stage_asset(deps=[CORPUS_EMBEDDINGS], group_name="corpus", kinds={"faiss"}, pool=pool_of_index)
+@stage_asset(group_name="corpus", kinds={"faiss"}, pool=pool_of_index)
 def faiss_index(context: Context) -> dg.MaterializeResult:
     """The search index over the caption vectors, and over the image vectors if there are any.
 

@@ -8,6 +8,7 @@ sensor itself.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getdoc
+from itertools import chain
 from typing import Any
 
 import dagster as dg
@@ -52,22 +53,20 @@ class Scope:
     methods: Mapping[str, Method]
     config: PipelineConfig | None
 
-    def deps(self, row: Stage, names: Iterable[str]) -> list[dg.AssetDep]:
-        """Return those of these parents that artifacts for the project's methods are made from,
-        each with its partitions.
+    def deps(self, row: Stage) -> list[dg.AssetDep]:
+        """Return what artifacts of a stage for the project's methods are made from, each with its
+        partitions.
         """
-        used = {DOMAIN_FILE, *row.gathers}
-        for method in filter(row.is_for, self.methods.values()):
-            used.update(row.parents_for(method))
+        methods = filter(row.is_for, self.methods.values())
         parents = configured_parents(
-            filter(used.__contains__, names), RETRIEVAL_CHECKPOINT in self.rows
+            chain(row.gathers, *map(row.parents_for, methods)), RETRIEVAL_CHECKPOINT in self.rows
         )
+        names = [name for name in dict.fromkeys(parents) if name in self.rows]
         return [
             dg.AssetDep(
                 self.project.key(name), partition_mapping=make_mapping(name, row, self.methods)
             )
-            for name in dict.fromkeys(parents)
-            if name in self.rows or name == DOMAIN_FILE
+            for name in [DOMAIN_FILE] * row.reads_domain + names
         ]
 
 
@@ -81,10 +80,10 @@ def stage_asset(**options: Any) -> Callable[[Body], Body]:
     """Declare the asset of the stage that has the name of the function.
 
     Args:
-        options: Of `dagster.asset`: `deps` are names of stages, `group_name` is without the prefix
-            of the project, and `pool` may be a function of its configuration, in place of that of
-            the row. Partitions, the backfill policy, owners, retries and the version of the code
-            are the same for all.
+        options: Of `dagster.asset`: `group_name` is without the prefix of the project, and `pool`
+            may be a function of its configuration, in place of that of the row. What it is made
+            from and its partitions follow from the row; the backfill policy, owners and retries are
+            the same for all.
     """
 
     def declared(body: Body) -> Body:
@@ -96,11 +95,12 @@ def stage_asset(**options: Any) -> Callable[[Body], Body]:
 
 def make_asset(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
     """Return the asset of a stage in one project; without a declaration that of its row."""
-    body, options = _assets.get(row.name) or (body, _asset_options(row))
+    of_row = {"description": row.about, "group_name": row.group, "kinds": set(row.kinds)}
+    body, options = _assets.get(row.name) or (body, of_row)
     config, partitions = scope.config, make_partitions(row, scope.methods, scope.project)
     pool = options.get("pool", row.pool)
     common = {
-        "deps": scope.deps(row, options.get("deps", ())),
+        "deps": scope.deps(row),
         "group_name": scope.project.name(options["group_name"]),
         "pool": (config and pool(config)) if callable(pool) else pool,
         "required_resource_keys": {scope.project.name("project")},
@@ -111,15 +111,6 @@ def make_asset(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
         "retry_policy": RETRIES,
     }
     return dg.asset(key=scope.project.key(row.name), **{**options, **common})(body)
-
-
-def _asset_options(row: Stage) -> dict[str, Any]:
-    return {
-        "description": row.about,
-        "deps": [DOMAIN_FILE] * row.reads_domain + [*row.parents, *row.gathers],
-        "group_name": row.group,
-        "kinds": set(row.kinds),
-    }
 
 
 def artifact_check(stage: str, **options: Any) -> Callable[[ArtifactCheck], ArtifactCheck]:

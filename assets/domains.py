@@ -7,19 +7,10 @@ from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images
-from react_pipeline.stage import (
-    CORPUS,
-    CORPUS_EMBEDDINGS,
-    DOMAIN_FILE,
-    EVALUATION_SET,
-    FAISS_INDEX,
-    RETRIEVAL_CHECKPOINT,
-    RETRIEVED_SET,
-)
 from react_pipeline.store import Artifact
 
 
-@stage_asset(deps=[DOMAIN_FILE], group_name="domain", kinds={"parquet"})
+@stage_asset(group_name="domain", kinds={"parquet"})
 def evaluation_set(context: Context) -> dg.MaterializeResult:
     """The domain's labelled images, if it has any: never trained on, only measured with.
 
@@ -29,11 +20,7 @@ def evaluation_set(context: Context) -> dg.MaterializeResult:
     return publish(context)
 
 
-@stage_asset(
-    deps=[DOMAIN_FILE, RETRIEVAL_CHECKPOINT, EVALUATION_SET],
-    group_name="domain",
-    kinds={"parquet"},
-)
+@stage_asset(group_name="domain", kinds={"parquet"})
 def few_shot_set(context: Context) -> dg.MaterializeResult:
     """The domain's `shots`: a few labelled pictures of each class, for the methods that train
     on them beside pairs.
@@ -44,18 +31,7 @@ def few_shot_set(context: Context) -> dg.MaterializeResult:
     return publish(context)
 
 
-@stage_asset(
-    deps=[
-        DOMAIN_FILE,
-        CORPUS,
-        RETRIEVAL_CHECKPOINT,
-        CORPUS_EMBEDDINGS,
-        FAISS_INDEX,
-        EVALUATION_SET,
-    ],
-    group_name="retrieval",
-    kinds={"parquet", "webdataset"},
-)
+@stage_asset(group_name="retrieval", kinds={"parquet", "webdataset"})
 def retrieved_set(context: Context) -> dg.MaterializeResult:
     """REACT's first idea: the pairs of the corpus that matter for this domain, found from its
     class names alone.
@@ -91,18 +67,7 @@ def retrieved_set_holds_no_evaluation_image(
     return leakage(project, artifact)
 
 
-@stage_asset(
-    deps=[
-        DOMAIN_FILE,
-        CORPUS,
-        RETRIEVAL_CHECKPOINT,
-        CORPUS_EMBEDDINGS,
-        RETRIEVED_SET,
-        EVALUATION_SET,
-    ],
-    group_name="retrieval",
-    kinds={"parquet", "webdataset"},
-)
+@stage_asset(group_name="retrieval", kinds={"parquet", "webdataset"})
 def control_set(context: Context) -> dg.MaterializeResult:
     """Draws as many pairs as were retrieved at random from the same corpus.
 

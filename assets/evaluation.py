@@ -15,11 +15,7 @@ from react_pipeline.project import Project
 from react_pipeline.promotion import promotion_is_current, standing
 from react_pipeline.settings import CONTROL_SUFFIX, trained_methods
 from react_pipeline.stage import (
-    BASE_CHECKPOINT,
-    CUSTOMIZED_CHECKPOINT,
-    DOMAIN_FILE,
     DOMAIN_RESULTS,
-    EVALUATION_SET,
     PROMOTION,
     domain_and_method,
     method_key,
@@ -27,12 +23,7 @@ from react_pipeline.stage import (
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
 
 
-@stage_asset(
-    # A head is used on the features of the base.
-    deps=[DOMAIN_FILE, BASE_CHECKPOINT, CUSTOMIZED_CHECKPOINT, EVALUATION_SET],
-    group_name="evaluation",
-    kinds={"torch", "parquet"},
-)
+@stage_asset(group_name="evaluation", kinds={"torch", "parquet"})
 def domain_results(context: Context) -> dg.MaterializeResult:
     """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's
     protocol.
@@ -61,7 +52,7 @@ def accuracy_is_at_least_base(project: Project, artifact: Artifact) -> dg.AssetC
     return warning_below(top1 - reference, "top-1 over the base", tolerance=1e-9, remedy=remedy)
 
 
-@stage_asset(deps=[DOMAIN_RESULTS], group_name="evaluation", kinds={"parquet"})
+@stage_asset(group_name="evaluation", kinds={"parquet"})
 def comparison(context: Context) -> dg.MaterializeResult:
     """Every method of the domain compared with the base and its control, with 95% intervals.
 
@@ -90,7 +81,7 @@ def gain_is_not_shared_by_the_control(project: Project, artifact: Artifact) -> d
     return warning_below(leads[method], f"top-1 of {method} over its control", tolerance=-1e-9)
 
 
-@stage_asset(deps=[DOMAIN_RESULTS], group_name="evaluation", kinds={"parquet", "mlflow"})
+@stage_asset(group_name="evaluation", kinds={"parquet", "mlflow"})
 def promotion(context: Context) -> dg.MaterializeResult:
     """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 

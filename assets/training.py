@@ -15,23 +15,13 @@ from react_pipeline.assets.reporting import publish
 from react_pipeline.assets.resources import Context
 from react_pipeline.project import Project
 from react_pipeline.stage import (
-    BASE_CHECKPOINT,
-    CONTROL_SET,
-    DOMAIN_FILE,
-    FEW_SHOT_SET,
-    RETRIEVED_SET,
     domain_and_method,
 )
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import LiveRun, Tracking
 
 
-@stage_asset(
-    # Of these, what the methods of the project are trained on.
-    deps=[DOMAIN_FILE, BASE_CHECKPOINT, FEW_SHOT_SET, RETRIEVED_SET, CONTROL_SET],
-    group_name="customization",
-    kinds={"torch"},
-)
+@stage_asset(group_name="customization", kinds={"torch"})
 def customized_checkpoint(context: Context) -> dg.MaterializeResult:
     """REACT's second idea: the base model with new gated blocks, trained on the retrieved
     pairs; its own weights stay, except for the logit scale.
