@@ -9,19 +9,14 @@ started there. One process for all of them imports torch and loads the definitio
 
 import logging
 import os
-import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import sqlalchemy
 
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs, without_warnings
@@ -66,9 +61,6 @@ from react_pipeline.tracking import Tracking
 logger = logging.getLogger(__name__)
 OnLine = Callable[[str], None]
 
-HELD_DATABASES = 8
-"""Those of the instance, and of the last runs."""
-
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Configuration of a run that leaves the terminal to `on_line`."""
 
@@ -100,40 +92,6 @@ def open_instance(project: Project) -> dg.DagsterInstance:
     # while it made them; those of partitions refuse such a database.
     instance.has_asset_key(dg.AssetKey(BASE_CHECKPOINT))
     return instance
-
-
-@contextmanager
-def held_open(home: Path) -> Iterator[None]:
-    """Write SQLite databases below a Dagster home without waiting for the disk at each event.
-
-    Dagster connects for each event, and the connection that is closed last moves the write-ahead
-    log into the database and waits for the disk: here one more stays open. A killed process loses
-    nothing; a power cut loses the last events at most, never the database.
-    """
-    held: dict[str, sqlite3.Connection] = {}
-    lock = threading.Lock()  # Dagster connects in several threads
-
-    def connected(connection: Any, _record: Any) -> None:
-        if not isinstance(connection, sqlite3.Connection):
-            return
-        path = connection.execute("PRAGMA database_list").fetchone()[2]
-        is_logged = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-        if is_logged and Path(path).is_relative_to(home):
-            connection.execute("PRAGMA synchronous=NORMAL")
-            with lock:
-                last = held.pop(path) if path in held else None
-                held[path] = last or sqlite3.connect(path, check_same_thread=False)
-                held[path].execute("SELECT count(*) FROM sqlite_master").fetchall()  # opens the log
-                if len(held) > HELD_DATABASES:
-                    held.pop(next(iter(held))).close()
-
-    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", connected)
-    try:
-        yield
-    finally:
-        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", connected)
-        for connection in held.values():
-            connection.close()
 
 
 def materialize(
@@ -172,7 +130,7 @@ def materialize(
         raise ConfigError(problems)
     _require_inputs(project, places)
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    with open_instance(project) as instance, held_open(Path(instance.root_directory).resolve()):
+    with open_instance(project) as instance:
         _require_local(instance)
         reap_abandoned(instance)
         _register(instance, project, sorted({key.split("/")[0] for _, key in places} - {ALL}))
