@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from react_pipeline import installation
-from react_pipeline.installation import install_command, open_clip_metadata
+from react_pipeline.installation import open_clip_metadata
 from react_pipeline.store import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -84,10 +84,6 @@ def test_no_text_installs_it_by_name() -> None:
         if hits := by_name(text):
             wrong[str(path.relative_to(ROOT))] = hits
     assert not wrong
-
-
-def test_a_message_names_no_package_of_an_index() -> None:
-    assert not by_name(install_command("demo"))
 
 
 def test_names_of_imagenet_need_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from support.upkeep import edit
 from react_pipeline.assets.launch import materialize
 from react_pipeline.commands.cli import main
 from react_pipeline.extensions.plan.diagnosis import diagnose
-from react_pipeline.preflight import corpus_problems, domain_problems, encoder_problems
+from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ConfigError
 
@@ -36,13 +36,6 @@ def test_a_wrong_encoder_is_named_with_what_may_be_meant(
     (problem,) = encoder_problems(Project.load(tiny_project.path))
     assert problem.file == tiny_project.path and "encoder" in str(problem)
     assert ENCODERS[encoder] in problem.message
-
-
-def test_a_pattern_that_matches_nothing_is_a_problem(tiny_project: Project) -> None:
-    assert not corpus_problems(tiny_project)
-    edit(tiny_project.path, corpus={"shards": ["*.tar.no", "https://host/{00..09}.tar"]})
-    (problem,) = corpus_problems(Project.load(tiny_project.path))
-    assert problem.field == "corpus" and "*.tar.no" in problem.message
 
 
 DOMAINS = {
