@@ -62,17 +62,6 @@ def launched(
             yield Launched(project, first, second, instance)
 
 
-def test_a_fresh_relative_home_is_used_with_settings_of_package(
-    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DAGSTER_HOME", "fresh/home")
-    with open_instance(tiny_project) as instance:
-        assert instance.root_directory == str(tmp_path / "fresh" / "home")
-        assert instance.run_monitoring_enabled and instance.run_retries_enabled
-        assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
-
-
 def test_a_database_whose_making_was_stopped_is_completed(
     tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
 from react_pipeline.settings import DistributorConfig
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorpusError, InputError, ReactError
+from react_pipeline.store.errors import CorpusError, ReactError
 from react_pipeline.use.classifier import Classifier
 
 MakeProject = Callable[..., Project]
@@ -73,13 +73,6 @@ def test_an_error_of_a_task_is_the_error_it_would_be_here() -> None:
 
     with cluster(SETTINGS), pytest.raises(ReactError, match="dividing: .*ZeroDivisionError"):
         spread(divide, [0], "dividing")
-
-
-def test_a_store_that_executors_cannot_see_is_reported(tmp_path: Path) -> None:
-    from react_pipeline.project.spread import require_shared
-
-    with cluster(SETTINGS), pytest.raises(InputError, match="executors must see the store"):
-        spread(require_shared, [tmp_path / "elsewhere"], "looking")
 
 
 def corpus(directory: Path) -> str:

@@ -13,7 +13,6 @@ from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing import SIDES, Index, build_index, read_index, search
 from react_pipeline.indexing import index as index_module
 from react_pipeline.project import Project
-from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, CorruptArtifact
 
 pytestmark = pytest.mark.usefixtures("short_rotation")
@@ -90,14 +89,6 @@ def test_batches_give_what_one_search_gives(
     columns = ["query", "row", "rank"]
     assert index.search("image", queries, 7)[columns].equals(whole[columns])
     assert index.search("image", queries[:0], 7).empty
-
-
-def test_what_only_the_check_reads_is_not_identity(make_project: MakeProject) -> None:
-    def named(**index: object) -> dict[str, object]:
-        return STAGES["faiss_index"].identity(make_project(index=index), "all")
-
-    assert named(min_recall=0.5) == named()
-    assert named(rerank=4) == {**named(), "rerank": 4}
 
 
 def test_a_build_killed_between_sides_keeps_the_finished_side(
