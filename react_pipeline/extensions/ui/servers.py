@@ -28,7 +28,7 @@ import httpx
 import psutil
 import yaml
 
-from react_pipeline.extensions.ui.serve import url_origin
+from react_pipeline.extensions.ui.serve import HOST, url_origin
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
@@ -42,9 +42,6 @@ from react_pipeline.store import InputError, ReactError, lock
 from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking
 
 logger = logging.getLogger(__name__)
-
-HOST = "127.0.0.1"
-"""Neither server asks for a password, so neither is opened to the network."""
 
 CODE_SERVER = (
     "-m",
