@@ -52,6 +52,7 @@ def test_every_stage_is_an_asset_that_explains_itself_to_a_newcomer() -> None:
         node = graph.get(dg.AssetKey(name))
         assert len(node.description or "") > 80 and node.owners and node.kinds
         assert node.code_version == stage.version
+        assert node.pools == {stage.pool} - {None}
         assert node.backfill_policy == (node.partitions_def and dg.BackfillPolicy.multi_run(1))
 
 
@@ -211,9 +212,3 @@ def test_each_job_has_one_scope_of_partitions() -> None:
         job = defs.resolve_job_def(name)
         stages = {key.path[-1] for key in job.asset_layer.executable_asset_keys}
         assert job.partitions_def == partitions and made <= stages and other not in stages
-
-
-def test_work_on_the_device_shares_one_pool() -> None:
-    pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
-    assert pools == {name for name, stage in STAGES.items() if stage.pool == "gpu"}
-    assert {"corpus_embeddings", "customized_checkpoint", "benchmark_features"} <= pools

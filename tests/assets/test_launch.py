@@ -255,16 +255,6 @@ def images(indexed_project: Project, tmp_path: Path) -> Path:
     return Path(folder)
 
 
-def test_files_that_look_different_are_read_again(
-    indexed_project: Project, images: Path, home: Path
-) -> None:
-    materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
-    assert again(indexed_project, "evaluation_set") == 0
-    os.utime(next(images.rglob("*.png")), (1, 1))
-    assert again(indexed_project, "evaluation_set") == 1
-    assert again(indexed_project, "evaluation_set") == 0
-
-
 @pytest.mark.slow
 def test_what_follows_another_image_is_built_in_the_same_launch(
     indexed_project: Project, images: Path, home: Path

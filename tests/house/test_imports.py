@@ -30,14 +30,19 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(LIBRARY.parent))
 
 
-def roots(path: Path) -> set[str]:
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports; what it takes from one counts as a module too."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
+
+
+def roots(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(path)}
 
 
 def test_the_core_imports_extensions_where_it_uses_them() -> None:
@@ -75,6 +80,18 @@ def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:
         dagster = {name for name in names if name.startswith("dagster")}
         assert for_dagster or not dagster, name_of(path)
         assert room_of(path) == "tracking" or "mlflow" not in names, name_of(path)
+
+
+CLIENTS = {"aiohttp", "http.client", "httpx", "requests", "urllib.request", "urllib3"}
+USERS = {"plan/diagnosis.py", "ui/servers.py", "sources/image_client.py"}
+"""Modules that import a client: of servers of ours under a deadline and a size, and of the HTTP
+policy.
+"""
+
+
+def test_no_other_module_makes_requests() -> None:
+    users = [path for path in MODULES if CLIENTS & (imported(path) | roots(path))]
+    assert {str(path.relative_to(EXTENSIONS)) for path in users} == USERS
 
 
 def test_assets_keep_their_annotations_as_objects() -> None:

@@ -16,10 +16,8 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.predict.predict import predict_shards, shared_arguments
 from react_pipeline.extensions.predict.run_folder import Options
-from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
 from react_pipeline.settings import DistributorConfig
@@ -125,17 +123,6 @@ def test_a_failed_embedding_on_spark_resumes_where_it_was(
     )
     assert artifact.fingerprint == anew.fingerprint, "another distributor is no other corpus"
     same(artifact, anew)
-
-
-def test_names_are_counted_on_spark_as_here(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = indexed_project.domain("shapes"), fresh(indexed_project, "corpus_embeddings")
-    here = name_counts.count_names(*asked)
-    monkeypatch.setattr(name_counts, "_TASK_ROWS", 20)
-    with cluster(SETTINGS):
-        pd.testing.assert_frame_equal(name_counts.count_names(*asked), here)
-    assert here["captions"].any()
 
 
 def test_shards_are_labelled_on_spark_as_here(retrieved_project: Project, tmp_path: Path) -> None:

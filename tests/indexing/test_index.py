@@ -15,7 +15,6 @@ from react_pipeline.indexing import index as index_module
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact
 
-pytestmark = pytest.mark.usefixtures("short_rotation")
 MakeProject = Callable[..., Project]
 MakeIndexed = Callable[..., tuple[Artifact, Artifact]]
 ROWS, WIDTH, FILE_ROWS = 4_000, 32, 500

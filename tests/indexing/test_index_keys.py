@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from react_pipeline.clip import machine_memory_bytes
 from react_pipeline.indexing import GRAPH_ROWS, Key, choose_key
+from react_pipeline.indexing.build import train
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError
 
-pytestmark = pytest.mark.usefixtures("short_rotation")
 GIB = 2**30
 
 
@@ -42,7 +42,7 @@ def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> No
     rows, width = 3_000, 64
     vectors = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
     index = faiss.index_factory(width, text, faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors)
+    train(index, Key.parse(text), vectors, on_gpu=False)
     index.add(vectors)
     faiss.write_index(index, str(tmp_path / "index"))
     tables = 2**4 * width * 4 if "PQ" in text else 2 * width * 4

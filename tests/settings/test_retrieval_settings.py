@@ -71,21 +71,6 @@ def test_an_error_in_a_filter_is_about_what_the_user_wrote(
         load_domain(path)
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        "true -- several\n-- comments",
-        "not (nsfw = 'NSFW' or nsfw is null)",
-        "license = 'it''s; -- no comment'",
-        "case when width > 3 then true else false end",
-        "len(list_filter(['a', 'b'], lambda x: x = license)) > 0",
-        "exists (select 1 where width > 3)",
-    ],
-)
-def test_every_kind_of_expression_is_a_filter(where: str) -> None:
-    assert RetrievalConfig(where=where).where == where
-
-
 THREADS = """
 import os, sys, time
 import duckdb
