@@ -6,14 +6,13 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
-from support.retrieval import NOTHING, Web, configure, no_digest_is_known, pairs_of
+from support.retrieval import NOTHING, Web, configure, images_of, no_digest_is_known, pairs_of
 from support.stages import run_corpus
 from support.upkeep import edit_domain
 
@@ -102,11 +101,6 @@ def test_rows_are_drawn_until_enough_pass_the_filter(
     assert control.counts["dropped"]["filtered"] > 0
 
 
-def images_of(project: Project) -> Images:
-    parents = {name: project.store.current(name, "all") for name in ("corpus", "corpus_embeddings")}
-    return Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
-
-
 def drawn(project: Project, images: Images, digests: set[str], size: int = 20) -> Any:
     """Random pairs, less the images of these digests, and what was passed over."""
     evaluation = replace(NOTHING, sha256=frozenset(digests))
@@ -140,10 +134,10 @@ def test_an_image_that_corpus_holds_three_times_is_drawn_once(
 
 
 def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
-    images, rows = images_of(project), range(96)
+    rows = range(96)
     web = Web(dict.fromkeys(rows, b""), dict.fromkeys(rows[1::2], "measured"))
     web.identity = "image_path"
-    images.source, images.fetches = web, True  # type: ignore[assignment]
+    images = images_of(project, web)
     with no_digest_is_known():
         pairs, dropped = drawn(project, images, {"measured"})
     assert len(pairs) == 20 and not (pairs["row"] % 2).any()
