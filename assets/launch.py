@@ -269,8 +269,9 @@ class Launch:
         for place in places:
             raise_if_stopped()
             failed = {*summary.failed, *summary.skipped}
-            if blocked := _blocked_by(self.project, place, places, failed):
-                summary.skipped[place] = f"{blocked} failed"
+            parents = parents_of(self.project, *place).values() if failed else ()
+            if blocked := failed.intersection(parents):
+                summary.skipped[place] = f"{named(min(blocked))} failed"
                 self.on_line(f"{named(place)}: skipped")
                 continue
             artifact = fresh_artifact(self.project, *place, look)
@@ -364,21 +365,3 @@ def fresh_artifact(
 def named(place: Place) -> str:
     """As a line of output names an artifact."""
     return place[0] if place[1] == ALL else " ".join(place)
-
-
-def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed: set[Place]) -> str:
-    """What failed of all that an artifact is made from; of results that are gathered, one is
-    enough.
-    """
-    if not failed:
-        return ""
-    stage, key = place
-    for parent in failed.intersection(parents_of(project, stage, key).values()):
-        return named(parent)
-    for gathered in STAGES[stage].gathers:
-        results = {
-            one for one in places if one[0] == gathered and key in (ALL, one[1].split("/")[0])
-        }
-        if results and results <= failed:
-            return f"every {named((gathered, key))}"
-    return ""

@@ -259,7 +259,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/plan/plan.py", "machine.card if step.batch and machine.gpus else machine.memory", "machine.memory", "extensions/plan/test_plan.py::test_batches_that_no_card_holds_are_named_with_what_fits"),
     # Who may ask
     Guard("react_pipeline/extensions/ui/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
-    Guard("react_pipeline/extensions/ui/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
+    Guard("react_pipeline/extensions/ui/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
     Guard("react_pipeline/extensions/ui/serve.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
     Guard("react_pipeline/extensions/ui/serve.py", "if origin is not None and", "if False and", CROSS),
     Guard("react_pipeline/extensions/ui/serve.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
