@@ -41,8 +41,6 @@ def test_runs_wait_in_the_queue_while_the_code_server_restarts(tmp_path: Path) -
 
 
 def test_without_a_name_the_home_is_beside_pipeline_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    assert locate_home(Path("/project")) == Path("/project/dagster_home")
     monkeypatch.setenv("DAGSTER_HOME", "")
     assert locate_home(Path("/project")) == Path("/project/dagster_home")
 
