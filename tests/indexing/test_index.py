@@ -123,15 +123,3 @@ def test_what_faiss_cannot_read_names_the_asset(
     path.write_bytes({"empty": b"", "text": b"no index", "cut": whole[:-40], "rows": rows}[how])
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
         read_index(path)
-
-
-@pytest.mark.parametrize("change", [slice(-1000), slice(0, None)])
-def test_a_file_of_another_length_is_refused_before_mapping(
-    indexed_project: Project, change: slice
-) -> None:
-    artifact = indexed_project.store.current("faiss_index", "all")
-    index, path = Index(artifact), artifact.file("image.index")
-    whole = path.read_bytes()
-    path.write_bytes(whole[change] if change.stop else whole + b"\0")
-    with pytest.raises(CorruptArtifact, match=r"image\.index"):
-        index.search("image", np.eye(1, WIDTH, dtype=np.float32), 1)

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support.drawings import pair, write_shard
 from support.retrieval import NOTHING, Web, configure, images_of, no_digest_is_known, pairs_of
-from support.stages import run_corpus
 from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs
@@ -118,19 +116,6 @@ def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
     monkeypatch.setattr("react_pipeline.retrieval.control.draw_pairs", lambda *_: nothing)
     with pytest.raises(RetrievalError, match="can be drawn"):
         draw_control(project, "shapes")
-
-
-def test_an_image_that_corpus_holds_three_times_is_drawn_once(
-    make_project: MakeProject, tmp_path: Path
-) -> None:
-    copies = {str(number): pair("circle", "red", number % 8) for number in range(24)}
-    shard = write_shard(tmp_path / "0.tar", copies)
-    project = make_project(corpus={"shards": [str(shard)]})
-    run_corpus(project)
-    publish_evaluation_set(project, "shapes")
-    pairs = pairs_of(draw_after(project))
-    assert len(pairs) == project.store.current("retrieved_set", "shapes").counts["pairs"] == 8
-    assert pairs["image_sha256"].is_unique
 
 
 def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
