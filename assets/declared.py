@@ -95,7 +95,11 @@ def stage_asset(**options: Any) -> Callable[[Body], Body]:
 
 def make_asset(row: Stage, body: Body, scope: Scope) -> dg.AssetsDefinition:
     """Return the asset of a stage in one project; without a declaration that of its row."""
-    of_row = {"description": row.about, "group_name": row.group, "kinds": set(row.kinds)}
+    of_row: dict[str, Any] = {
+        "description": row.about,
+        "group_name": row.group,
+        "kinds": set(row.kinds),
+    }
     body, options = _assets.get(row.name) or (body, of_row)
     config, partitions = scope.config, make_partitions(row, scope.methods, scope.project)
     pool = options.get("pool", row.pool)
