@@ -199,7 +199,7 @@ def nameless(project: Project, inputs: Inputs, images: Images, seed: int) -> pd.
     named = rows["caption"].str.contains(naming_classes(project.domain(slug)))
     clip, settings = load_encoder(project, parents["base_checkpoint"]), project.retrieval(slug)
     labelled = parents["evaluation_set"]
-    kept_out = read_kept_out(project, slug, labelled, settings.decontaminate, clip)
+    kept_out = read_kept_out(project, slug, labelled, clip)
     kept_out = replace(kept_out, refused=frozenset(rows.loc[named, "image_sha256"]))
     size = parents["retrieved_set"].counts["pairs"]
     pairs, _ = draw_pairs(images, kept_out, settings, seeded_random(seed, slug), size)

@@ -24,7 +24,6 @@ Of a test:
 - `tracking`: `Tracking` of `tiny_project`, over a copy of `mlflow_database`.
 - `clip`: the model of `tiny_checkpoint`, which the test may change.
 - `processor`: one whose seconds `plan` need not measure.
-- `short_rotation`: FAISS trains rotations in few rounds.
 """
 
 from __future__ import annotations
@@ -444,23 +443,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return Store(tmp_path / "store")
     return request.getfixturevalue("bucket")
-
-
-@pytest.fixture
-def short_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FAISS trains a rotation (OPQ) in 4 rounds, and not in 50, which take 5 seconds."""
-    import faiss
-
-    factory = faiss.index_factory
-
-    def quick(*arguments: Any) -> Any:
-        index = factory(*arguments)
-        if isinstance(index, faiss.IndexPreTransform):
-            rotation = faiss.downcast_VectorTransform(index.chain.at(0))
-            rotation.niter = rotation.niter_pq_0 = 4
-        return index
-
-    monkeypatch.setattr(faiss, "index_factory", quick)
 
 
 @pytest.fixture(scope="session")

@@ -65,8 +65,7 @@ def _draw(
     settings = project.retrieval(slug)
     size, first = parents[RETRIEVED_SET].counts["pairs"], project.seed(slug)
     clip = load_encoder(project, parents[encoder_in(parents)])
-    own = parents[EVALUATION_SET]
-    kept_out = read_kept_out(project, slug, own, settings.decontaminate, clip)
+    kept_out = read_kept_out(project, slug, parents[EVALUATION_SET], clip)
     images = Images(project, parents, clip)
 
     def draw(seed: int, folder: Path) -> tuple[pd.DataFrame, dict[str, int]]:

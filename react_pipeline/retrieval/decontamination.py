@@ -106,21 +106,24 @@ class Leaks:
     subject: int = 0
 
 
-def read_kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip) -> KeptOut:
+def read_kept_out(
+    project: Project, slug: str, own: Artifact, clip: Clip, scope: str = ""
+) -> KeptOut:
     """Return the images that a domain must not be trained on; of those that people refused, what is
     taken down for all domains.
 
     Args:
         own: The domain's `evaluation_set`.
-        scope: `own` or `all`, as in `RetrievalConfig.decontaminate`.
         clip: The encoder that retrieves.
+        scope: `own` or `all`; by default the domain's `decontaminate`.
 
     Raises:
         InputError: If a listed image is gone or has changed.
     """
+    settings = project.retrieval(slug)
     images = {slug: read_images(own, project.domain(slug))}
     digests = dict[str, frozenset[str]]()
-    if scope == "all":
+    if (scope or settings.decontaminate) == "all":
         for other in other_evaluation_sets(project, slug):
             images[other] = read_images(project.store.current(EVALUATION_SET, other))
         sets = joined(lambda extension: extension.test_digests(project, slug))
@@ -129,7 +132,7 @@ def read_kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: 
                 if of_set := read():
                     digests[name] = of_set
     subjects = frozenset[str]()
-    if project.retrieval(slug).same_subject == "exclude":
+    if settings.same_subject == "exclude":
         named = (table["subject"] for table in images.values() if "subject" in table)
         subjects = subjects.union(*named) - {""}
     # With the model's own preprocessing, as the corpus: where an evaluation prepares its images
@@ -140,9 +143,8 @@ def read_kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: 
     by_set |= digests
     sizes = {name: len(of_set) for name, of_set in by_set.items()}
     sha256 = frozenset[str]().union(*by_set.values())
-    near = project.retrieval(slug).near_duplicate_similarity
-    refused = taken_down(project)
-    return KeptOut(sha256, np.concatenate(vectors), near, sizes, subjects, refused)
+    near = settings.near_duplicate_similarity
+    return KeptOut(sha256, np.concatenate(vectors), near, sizes, subjects, taken_down(project))
 
 
 def _encoded_once(
@@ -212,7 +214,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     embeddings = project.store.open(CORPUS_EMBEDDINGS, ALL, artifact.parents[CORPUS_EMBEDDINGS])
     encoder = encoder_in(artifact.parents)
     clip = load_encoder(project, project.store.open(encoder, ALL, artifact.parents[encoder]))
-    images = read_kept_out(project, slug, own, scope, clip)
+    images = read_kept_out(project, slug, own, clip, scope)
     similarity = images.similarity(np.concatenate([one.vectors("image") for one in sets]))
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
     described = row_metadata(embeddings, pairs["row"], images.row_columns)

@@ -112,8 +112,7 @@ def publish_few_shot_set(project: Project, slug: str) -> Artifact:
 
     def require_apart(images: pd.DataFrame) -> None:
         clip = load_encoder(project, inputs.parents[encoder_in(inputs.parents)])
-        scope = project.retrieval(slug).decontaminate
-        kept_out = read_kept_out(project, slug, inputs.parents[EVALUATION_SET], scope, clip)
+        kept_out = read_kept_out(project, slug, inputs.parents[EVALUATION_SET], clip)
         encode_apart(project, images, kept_out, clip, f"{slug}.yaml, shots")
 
     return publish_labelled_set(project, domain.with_shots, inputs_of, require_apart)

@@ -97,8 +97,7 @@ def _retrieve(
         rows = int(embeddings.counts["rows"])
         settings = settings.model_copy(update={"max_per_class": rows})
     clip = load_encoder(project, encoder)
-    own = parents[EVALUATION_SET]
-    kept_out = read_kept_out(project, slug, own, settings.decontaminate, clip)
+    kept_out = read_kept_out(project, slug, parents[EVALUATION_SET], clip)
     kept_out = replace(kept_out, refused=kept_out.refused | rejected_images(project, slug))
     require_subjects(embeddings, kept_out)
     images = Images(project, parents, clip)

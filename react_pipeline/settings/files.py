@@ -37,8 +37,9 @@ MAX_YAML_BYTES = 2_000_000
 Place = tuple[str | int, ...]
 """Names of fields and indices of lists, from the top of a file to a value."""
 
-MAX_PROBLEMS = 100
+MAX_PROBLEMS, MAX_DEPTH = 100, 20
 _MAX_SHOWN = 60
+_NOTHING = ("", "~", "null", "Null", "NULL")
 
 _STORE_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]+(/[A-Za-z0-9._=-]+)*/?")
 
@@ -138,9 +139,8 @@ def read_yaml(path: Path) -> Document:
             a mapping.
     """
     try:
-        loader = _Texts(read_bounded(path, MAX_YAML_BYTES).decode())
-        root = loader.get_single_node()
-        fields = root and loader.construct_document(root)
+        root = yaml.compose(read_bounded(path, MAX_YAML_BYTES).decode(), _Loader)
+        fields, lines = _read_nodes(root) if root else (None, {})
     except OSError as error:
         raise ConfigError.of(path, f"cannot be read: {error.strerror or error}") from error
     except (UnicodeError, yaml.YAMLError, RecursionError) as error:
@@ -149,37 +149,46 @@ def read_yaml(path: Path) -> Document:
         raise ConfigError.of(path, f"not valid YAML: {problem}", line=line) from error
     if not isinstance(fields, dict):
         raise ConfigError.of(path, "must be a mapping, with lines such as `field: value`")
-    return Document(path, fields, root)
+    return Document(path, fields, lines)
 
 
-_BaseLoader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # a build without libyaml has one
+_Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # a build without libyaml has one
 
 
-class _Texts(_BaseLoader):
-    """Makes texts, None, lists and mappings of nodes."""
+def _read_nodes(root: yaml.Node) -> tuple[Any, dict[Place, int]]:
+    """Return what a file holds as texts, None, lists and mappings, and the line of each by its
+    place.
+    """
+    seen: set[yaml.Node] = set()
+    lines: dict[Place, int] = {}
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        if node in self.constructed_objects or node in self.recursive_objects:
+    def read(node: yaml.Node, place: Place) -> Any:
+        if node in seen:
             raise _refused(node, "aliases (*name) are refused; write the value out")
         if not node.tag.endswith((":str", ":seq", ":map")):
             raise _refused(node, "tags (!name) are refused; remove it")
-        return super().construct_object(node, deep)
-
-    def construct_scalar(self, node: yaml.Node) -> str | None:
-        text = super().construct_scalar(node)
-        if "\0" in text:
-            raise _refused(node, "holds a NUL, which no path and no database takes")
-        is_plain = not getattr(node, "style", None)
-        return None if is_plain and text in ("", "~", "null", "Null", "NULL") else text
-
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[str, Any]:
+        if len(place) > MAX_DEPTH:
+            raise _refused(node, "is nested too deep")
+        seen.add(node)
+        lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [read(item, (*place, number)) for number, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            if "\0" in node.value:
+                raise _refused(node, "holds a NUL, which no path and no database takes")
+            is_plain = not node.style
+            return None if is_plain and node.value in _NOTHING else node.value
         fields: dict[str, Any] = {}
         for key, value in node.value:
-            name = super().construct_scalar(key)
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused(key, "the name of a field must be a text")
+            name = read(key, (*place, key.value))  # a field is where its name is
             if name in fields:
                 raise _refused(key, f"`{name}` is repeated")
-            fields[name] = self.construct_object(value)
+            fields[name] = read(value, (*place, name))
         return fields
+
+    return read(root, ()), lines
 
 
 def _refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
@@ -192,35 +201,24 @@ class Document:
 
     Attributes:
         fields: The mapping of the file; each scalar is a text or None.
-        root: What it was made of.
+        lines: The line of each value, from 1; that of a field is its name's.
     """
 
     path: Path
     fields: dict[str, Any]
-    root: yaml.Node
+    lines: dict[Place, int]
 
     def find(self, location: Iterable[str | int]) -> tuple[Place, int]:
-        """Return the parts of a location that are in the file, and the line of the last, from 1."""
+        """Return the parts of a location that are in the file, and the line of the last."""
         place: Place = ()
-        node, mark = self.root, self.root.start_mark
         for part in location:
-            for name, start, value in _inside(node):
-                if name == part:
-                    place, node, mark = (*place, part), value, start.start_mark
-                    break
-        return place, mark.line + 1
+            if (*place, part) in self.lines:
+                place = (*place, part)
+        return place, self.lines[place]
 
     def error(self, problem: str, *place: str) -> ConfigError:
         """Return the error of a field."""
         return ConfigError.of(self.path, problem, ".".join(place), self.find(place)[1])
-
-
-def _inside(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node, yaml.Node]]:
-    """Yield the name or index of each value in a node, the node it begins with, and its own."""
-    if isinstance(node, yaml.MappingNode):
-        yield from ((key.value, key, value) for key, value in node.value)
-    elif isinstance(node, yaml.SequenceNode):
-        yield from ((number, item, item) for number, item in enumerate(node.value))
 
 
 def validate(document: Document, model: type[File], folder: Path) -> File:

@@ -1,22 +1,17 @@
-"""The edges of the lineage in Dagster are the parents that the manifests name."""
+"""The edges of the lineage in Dagster are the parents that the steps read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from support.launch import code_location
-from support.promotion import stand_in
-from support.results import publish_results
-from support.upkeep import build
 
-from react_pipeline.evaluation.comparison import compare
-from react_pipeline.extensions.pages.overview import overview
+from react_pipeline.lineage import parents_of
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.decision import decide
-from react_pipeline.settings import DomainConfig
 from react_pipeline.stage import ALL, STAGES
 
 MEASURED = {
@@ -49,36 +44,6 @@ def edges(project: Project) -> dict[str, set[str]]:
     }
 
 
-def finish(project: Project, stages: Collection[str]) -> None:
-    """Publish the artifacts of these stages for all methods."""
-    config = project.config
-    for stage in ("retrieval_checkpoint", "few_shot_set"):
-        if stage in stages:
-            stand_in(project, stage, ALL if STAGES[stage].scope == "all" else "shapes")
-    publish_results(project, "shapes", {method: [True] * 6 for method in config.methods})
-    compare(project, "shapes")
-    decide(project, "shapes")
-    overview(project)
-    for row in STAGES.values():
-        keys = row.keys(["shapes"], config.measured)
-        for key in keys if row.name in stages else ():
-            if not project.store.has(row.name, key):
-                (build if row.gathers else stand_in)(project, row.name, key)
-
-
-def parents_in_manifests(project: Project, stages: Collection[str]) -> dict[str, set[str]]:
-    """The stages that the artifacts of each stage were made from."""
-    store = project.store
-    made = [store.current(stage, key) for stage in stages for key in store.keys(stage)]
-    stage_of = {artifact.fingerprint: artifact.stage for artifact in made}
-    parents = {stage: set[str]() for stage in stages}
-    for artifact in made:
-        # Evidence, such as judgements, is in artifacts without an asset.
-        names = {stage_of[one] for one in artifact.parents.values() if one in stage_of}
-        parents[artifact.stage] |= names
-    return parents
-
-
 @pytest.mark.parametrize(
     "sections",
     [
@@ -96,34 +61,22 @@ def parents_in_manifests(project: Project, stages: Collection[str]) -> dict[str,
         [*sections["methods"], *(name for name in sections if name != "methods")]
     ),
 )
-def test_the_parents_in_dagster_are_those_of_the_manifests(
+def test_the_parents_in_dagster_are_those_that_steps_resolve(
     make_measured: Make, sections: dict[str, Any]
 ) -> None:
     project = make_measured(**sections)
-    shown = edges(project)
-    finish(project, shown)
-    # The file is no artifact, so no manifest names it; see below.
-    without_file = {stage: names - {"domain_file"} for stage, names in shown.items()}
-    assert without_file == parents_in_manifests(project, shown)
+    for stage, shown in edges(project).items():
+        row = STAGES[stage]
+        keys = row.keys(["shapes"], project.config.measured)
+        parents = {name for key in keys for name in parents_of(project, stage, key)}
+        # The file is no artifact, so no step resolves it; see below.
+        assert shown - {"domain_file"} == parents | {*row.gathers}, stage
 
 
-def test_the_domain_file_is_a_parent_where_it_decides(
-    make_measured: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_domain_file_is_a_parent_where_it_decides(make_measured: Make) -> None:
     project = make_measured(methods=["base", "gated-image", "few-shot-gda"], **MEASURED)
-    read = Project.domain
-    readers: set[str] = set()
-
-    def seen_from(stage: str) -> Callable[[Project, str], DomainConfig]:
-        def domain(project: Project, slug: str) -> DomainConfig:
-            readers.add(stage)
-            return read(project, slug)
-
-        return domain
-
-    shown = edges(project)
-    for stage in shown:
-        monkeypatch.setattr(Project, "domain", seen_from(stage))
+    for stage, shown in edges(project).items():
         key = {"all": ALL, "domain": "shapes"}.get(STAGES[stage].scope, "shapes/gated-image")
-        STAGES[stage].identity(project, key)
-    assert {stage for stage, names in shown.items() if "domain_file" in names} == readers
+        with patch.object(Project, "domain", autospec=True, side_effect=Project.domain) as read:
+            STAGES[stage].identity(project, key)
+        assert read.called == ("domain_file" in shown), stage

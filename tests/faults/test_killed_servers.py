@@ -45,7 +45,7 @@ def test_a_server_can_be_ended_where_ui_ignored_signals(
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with locked_for_ui(home) as lock:
-            group = Group(project, home, lock, {"mlflow": 5000})
+            group = Group(project, home, lock, {"mlflow": "http://127.0.0.1:5000"})
             assert group.start("mlflow", "-c", code).process.wait(900) == 0
     finally:
         signal.signal(signal.SIGINT, before)
@@ -82,7 +82,7 @@ def test_what_a_killed_ui_leaves_is_named(make_project: Callable[..., Project]) 
     project = make_project()
     home = prepare_home(project.path.parent)
     with locked_for_ui(home) as lock:
-        group = Group(project, home, lock, {"mlflow": 5000})
+        group = Group(project, home, lock, {"mlflow": "http://127.0.0.1:5000"})
         for name in ("mlflow", "dagster-daemon"):
             group.start(name, "-c", "pass").process.wait()
         processes = " ".join(str(one.process.pid) for one in group.servers)

@@ -127,3 +127,21 @@ def test_the_citation_names_this_version_and_its_licence() -> None:
         citation["license"]
         == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
     )
+
+
+FROM_ELSEWHERE = {
+    "README.md": "3.12 3.13 41.7 41.2",
+    "docs/methods.md": "42.5 193.8 0.98 0.25 0.75",
+    "docs/results.md": "1.12",
+    "docs/scale.md": "3.07 0.999 67.1 12.1 193.4 104.5",
+}
+"""Versions, settings, and figures of papers and of machines, by page."""
+
+
+@pytest.mark.parametrize("page", FROM_ELSEWHERE)
+def test_a_figure_is_one_that_a_benchmark_wrote(page: str) -> None:
+    figures = r"(?<![\w.:/-])\d{1,3}\.\d+(?![\w.])"
+    written = re.findall(r"\d+\.\d+", (ROOT / "benchmarks" / "results.md").read_text())
+    text = re.sub(r"```.*?```|\]\([^)]*\)", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    known = {*written, *(f"{float(figure):.1f}" for figure in written)}
+    assert {*re.findall(figures, text)} - known <= {*FROM_ELSEWHERE[page].split()}

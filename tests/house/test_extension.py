@@ -168,9 +168,3 @@ def test_a_stage_may_be_made_from_one_of_any_extension(installed: Callable[..., 
     )
     *before, first, middle, last = stage._rows.__wrapped__()
     assert {*before} == {*STAGES} and (first, middle, last) == ("first", "middle", "last")
-
-
-def test_stages_that_are_made_from_each_other_are_refused(installed: Callable[..., None]) -> None:
-    installed(left=Staging("left", "right"), right=Staging("right", "left"))
-    with pytest.raises(InputError, match="left: no stage before it is called right"):
-        stage._rows.__wrapped__()

@@ -14,42 +14,14 @@ from support.rooms import (
     ASSETS,
     EXTENSIONS,
     LIBRARY,
+    arrows,
+    floors,
     imports_of,
     modules_of_library,
     room_of,
 )
 
-ROOMS = (
-    "store",
-    "extension",
-    "stop",
-    "installation",
-    "web_policy",
-    "pages",
-    "settings",
-    "project",
-    "stage",
-    "lineage",
-    "failures",
-    "clip",
-    "corpus",
-    "embedding",
-    "labelled",
-    "indexing",
-    "retrieval",
-    "training",
-    "evaluation",
-    "promotion",
-    "tracking",
-    "preflight",
-    "use",
-    "pipeline",
-    "assets",
-    "commands",
-)
-"""Every room of the core in the order in which data flows; none may import a later one."""
-
-MODULES = sorted(modules_of_library())
+MODULES = modules_of_library()
 CORE_MODULES = [path for path in MODULES if not path.is_relative_to(EXTENSIONS)]
 ASSET_MODULES = sorted(ASSETS.glob("*.py"))
 
@@ -58,24 +30,25 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(LIBRARY.parent))
 
 
-def roots(path: Path) -> set[str]:
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports; what it takes from one counts as a module too."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
-def test_every_room_has_its_place() -> None:
-    assert {room_of(path) for path in [*CORE_MODULES, *ASSET_MODULES]} == set(ROOMS)
+def roots(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(path)}
 
 
 def test_the_core_imports_extensions_where_it_uses_them() -> None:
     """At the top of a module they would load with the core, and some imports would be circular."""
     assert not [
-        str(one)
+        one
         for path in CORE_MODULES
         for one in imports_of(path)
         if one.room.startswith("extensions.") and one.is_at_top and not one.for_types
@@ -83,13 +56,7 @@ def test_the_core_imports_extensions_where_it_uses_them() -> None:
 
 
 def test_no_import_runs_back_up() -> None:
-    floor = {room: number for number, room in enumerate(ROOMS)}
-    assert not [
-        str(one)
-        for path in [*CORE_MODULES, *ASSET_MODULES]
-        for one in imports_of(path)
-        if floor.get(one.room, -1) > floor[room_of(path)] and not one.for_types
-    ]
+    assert floors(arrows())  # else graphlib names a circle
 
 
 def test_nothing_is_imported_by_a_string() -> None:
@@ -99,7 +66,7 @@ def test_nothing_is_imported_by_a_string() -> None:
 
 def test_no_module_reaches_past_a_door() -> None:
     assert not [
-        str(one)
+        one
         for path in [*MODULES, *ASSET_MODULES]
         for one in imports_of(path)
         if one.room != room_of(path) and one.module != f"react_pipeline.{one.room}"
@@ -113,6 +80,18 @@ def test_library_imports_no_dagster_and_only_tracking_mlflow() -> None:
         dagster = {name for name in names if name.startswith("dagster")}
         assert for_dagster or not dagster, name_of(path)
         assert room_of(path) == "tracking" or "mlflow" not in names, name_of(path)
+
+
+CLIENTS = {"aiohttp", "http.client", "httpx", "requests", "urllib.request", "urllib3"}
+USERS = {"plan/diagnosis.py", "ui/servers.py", "sources/image_client.py"}
+"""Modules that import a client: of servers of ours under a deadline and a size, and of the HTTP
+policy.
+"""
+
+
+def test_no_other_module_makes_requests() -> None:
+    users = [path for path in MODULES if CLIENTS & (imported(path) | roots(path))]
+    assert {str(path.relative_to(EXTENSIONS)) for path in users} == USERS
 
 
 def test_assets_keep_their_annotations_as_objects() -> None:

@@ -11,7 +11,6 @@ import pytest
 from support.drawings import draw, encode
 
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
-from react_pipeline.extensions.plan import Machine, make_plan
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 
@@ -41,16 +40,6 @@ def test_the_recipe_is_a_project_that_takes_the_papers_steps(recipe: Path) -> No
     assert training.last_k_layers == 6
     assert training.adam_eps == pytest.approx(1e-6 * training.processes)
     assert project.config.section(ElevaterConfig).datasets == ("imagenet-1k",)
-
-
-@pytest.mark.usefixtures("processor")
-def test_its_plan_has_hours_and_bytes_for_every_step(recipe: Path) -> None:
-    machine = Machine.here(recipe.parent).changed("cores=96,memory=512G,disk=4T,gpus=8")
-    plan = make_plan(Project.load(recipe), machine, 10_000_000)
-    steps = {step.stage: step for step in plan.steps}
-    assert steps["customized_checkpoint"].gpu_hours and steps["corpus"].cpu_hours
-    assert steps["retrieved_set"].work.disk > 1e11
-    assert steps["customized_checkpoint"].work.amount.startswith(f"{2 * 32 * 10_000_000:,} images")
 
 
 def test_the_scripts_of_photographs_make_a_project_that_is_read(

@@ -16,15 +16,13 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
-from react_pipeline.extensions.names import name_counts
 from react_pipeline.extensions.predict.predict import predict_shards, shared_arguments
 from react_pipeline.extensions.predict.run_folder import Options
-from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spread import _opened, cluster, spread
 from react_pipeline.settings import DistributorConfig
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorpusError, InputError, ReactError
+from react_pipeline.store.errors import CorpusError, ReactError
 from react_pipeline.use.classifier import Classifier
 
 MakeProject = Callable[..., Project]
@@ -73,13 +71,6 @@ def test_an_error_of_a_task_is_the_error_it_would_be_here() -> None:
 
     with cluster(SETTINGS), pytest.raises(ReactError, match="dividing: .*ZeroDivisionError"):
         spread(divide, [0], "dividing")
-
-
-def test_a_store_that_executors_cannot_see_is_reported(tmp_path: Path) -> None:
-    from react_pipeline.project.spread import require_shared
-
-    with cluster(SETTINGS), pytest.raises(InputError, match="executors must see the store"):
-        spread(require_shared, [tmp_path / "elsewhere"], "looking")
 
 
 def corpus(directory: Path) -> str:
@@ -132,17 +123,6 @@ def test_a_failed_embedding_on_spark_resumes_where_it_was(
     )
     assert artifact.fingerprint == anew.fingerprint, "another distributor is no other corpus"
     same(artifact, anew)
-
-
-def test_names_are_counted_on_spark_as_here(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = indexed_project.domain("shapes"), fresh(indexed_project, "corpus_embeddings")
-    here = name_counts.count_names(*asked)
-    monkeypatch.setattr(name_counts, "_TASK_ROWS", 20)
-    with cluster(SETTINGS):
-        pd.testing.assert_frame_equal(name_counts.count_names(*asked), here)
-    assert here["captions"].any()
 
 
 def test_shards_are_labelled_on_spark_as_here(retrieved_project: Project, tmp_path: Path) -> None:

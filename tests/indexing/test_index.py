@@ -13,10 +13,8 @@ from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing import SIDES, Index, build_index, read_index, search
 from react_pipeline.indexing import index as index_module
 from react_pipeline.project import Project
-from react_pipeline.stage import STAGES
 from react_pipeline.store import Artifact, CorruptArtifact
 
-pytestmark = pytest.mark.usefixtures("short_rotation")
 MakeProject = Callable[..., Project]
 MakeIndexed = Callable[..., tuple[Artifact, Artifact]]
 ROWS, WIDTH, FILE_ROWS = 4_000, 32, 500
@@ -92,14 +90,6 @@ def test_batches_give_what_one_search_gives(
     assert index.search("image", queries[:0], 7).empty
 
 
-def test_what_only_the_check_reads_is_not_identity(make_project: MakeProject) -> None:
-    def named(**index: object) -> dict[str, object]:
-        return STAGES["faiss_index"].identity(make_project(index=index), "all")
-
-    assert named(min_recall=0.5) == named()
-    assert named(rerank=4) == {**named(), "rerank": 4}
-
-
 def test_a_build_killed_between_sides_keeps_the_finished_side(
     make_embedded: MakeProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,15 +123,3 @@ def test_what_faiss_cannot_read_names_the_asset(
     path.write_bytes({"empty": b"", "text": b"no index", "cut": whole[:-40], "rows": rows}[how])
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
         read_index(path)
-
-
-@pytest.mark.parametrize("change", [slice(-1000), slice(0, None)])
-def test_a_file_of_another_length_is_refused_before_mapping(
-    indexed_project: Project, change: slice
-) -> None:
-    artifact = indexed_project.store.current("faiss_index", "all")
-    index, path = Index(artifact), artifact.file("image.index")
-    whole = path.read_bytes()
-    path.write_bytes(whole[change] if change.stop else whole + b"\0")
-    with pytest.raises(CorruptArtifact, match=r"image\.index"):
-        index.search("image", np.eye(1, WIDTH, dtype=np.float32), 1)

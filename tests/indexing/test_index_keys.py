@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import faiss
@@ -10,10 +9,10 @@ from pydantic import ValidationError
 
 from react_pipeline.clip import machine_memory_bytes
 from react_pipeline.indexing import GRAPH_ROWS, Key, choose_key
+from react_pipeline.indexing.build import train
 from react_pipeline.settings import IndexConfig
 from react_pipeline.store import InputError
 
-pytestmark = pytest.mark.usefixtures("short_rotation")
 GIB = 2**30
 
 
@@ -37,26 +36,13 @@ def test_auto_goes_from_exact_to_graph_cells_and_codes(rows: int, gib: float, ke
 
 
 @pytest.mark.parametrize(
-    ("rows", "reason"),
-    [
-        (10, "at most exact_below"),
-        (300_000, r"more than exact_below.* takes 0\.\d\d GiB of 4\.00 GiB$"),
-        # The shortest codes are built where nothing fits.
-        (4_000_000_000, r"takes 8\d\.\d\d GiB of 4\.00 GiB$"),
-    ],
-)
-def test_the_reason_says_why_it_is_that_key(rows: int, reason: str) -> None:
-    assert re.search(reason, choose_key(IndexConfig(), rows, 512, 4 * GIB)[1])
-
-
-@pytest.mark.parametrize(
     "text", ["SQ8", "HNSW16_SQfp16", "IVF64,SQ6", "IVF64_HNSW16,Flat", "OPQ8_32,IVF64_HNSW16,PQ8x4"]
 )
 def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> None:
     rows, width = 3_000, 64
     vectors = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
     index = faiss.index_factory(width, text, faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors)
+    train(index, Key.parse(text), vectors, on_gpu=False)
     index.add(vectors)
     faiss.write_index(index, str(tmp_path / "index"))
     tables = 2**4 * width * 4 if "PQ" in text else 2 * width * 4

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import shutil
-import time
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import GrpcServerTarget
-from dagster._daemon.backfill import execute_backfill_iteration
 
 from react_pipeline.project.template import (
     locate_home,
@@ -47,38 +40,7 @@ def test_runs_wait_in_the_queue_while_the_code_server_restarts(tmp_path: Path) -
     assert queue.max_concurrent_runs == 4, "of `concurrency`, which the coordinator keeps"
 
 
-def test_backfills_wait_while_no_code_server_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for path in ("Dockerfile", "docs/production.md"):
-        text = (REPOSITORY / path).read_text()
-        for name, value in re.findall(r"\b(DAGSTER_BACKFILL_\w+)=(\S+)", text):
-            monkeypatch.setenv(name, value)
-        assert_a_backfill_waits(tmp_path / path)
-        monkeypatch.delenv(name)
-
-
-def assert_a_backfill_waits(home: Path) -> None:
-    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["one"]))
-    def made() -> None:
-        pass
-
-    home.mkdir(parents=True)
-    graph = dg.Definitions([made]).get_repository_def().asset_graph
-    target = GrpcServerTarget("localhost", None, str(home / "code"), location_name="gone")
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        backfill = PartitionBackfill.from_asset_partitions(
-            "waits", graph, ["one"], [made.key], time.time(), {}, instance, False, None, None, None
-        )
-        instance.add_backfill(backfill)
-        with WorkspaceProcessContext(instance, target) as workspace:
-            list(execute_backfill_iteration(workspace, logging.getLogger(__name__)))
-        assert instance.get_backfill("waits").status == BulkActionStatus.REQUESTED
-
-
 def test_without_a_name_the_home_is_beside_pipeline_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    assert locate_home(Path("/project")) == Path("/project/dagster_home")
     monkeypatch.setenv("DAGSTER_HOME", "")
     assert locate_home(Path("/project")) == Path("/project/dagster_home")
 

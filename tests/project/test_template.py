@@ -134,6 +134,6 @@ def test_a_second_project_leaves_a_taken_port_to_the_first(monkeypatch: pytest.M
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.setitem(servers.FIRST_PORTS, "dagster", port)
-        assert servers._port("dagster", None) > port
+        assert int(servers._address("dagster", None).rpartition(":")[2]) > port
         with pytest.raises(InputError, match="--dagster-port"):
-            servers._port("dagster", port)
+            servers._address("dagster", port)

@@ -6,15 +6,12 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from support.drawings import pair, write_shard
-from support.retrieval import NOTHING, Web, configure, no_digest_is_known, pairs_of
-from support.stages import run_corpus
+from support.retrieval import NOTHING, Web, configure, images_of, no_digest_is_known, pairs_of
 from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs
@@ -102,11 +99,6 @@ def test_rows_are_drawn_until_enough_pass_the_filter(
     assert control.counts["dropped"]["filtered"] > 0
 
 
-def images_of(project: Project) -> Images:
-    parents = {name: project.store.current(name, "all") for name in ("corpus", "corpus_embeddings")}
-    return Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
-
-
 def drawn(project: Project, images: Images, digests: set[str], size: int = 20) -> Any:
     """Random pairs, less the images of these digests, and what was passed over."""
     evaluation = replace(NOTHING, sha256=frozenset(digests))
@@ -126,24 +118,11 @@ def test_a_corpus_of_which_nothing_can_be_drawn_is_refused(
         draw_control(project, "shapes")
 
 
-def test_an_image_that_corpus_holds_three_times_is_drawn_once(
-    make_project: MakeProject, tmp_path: Path
-) -> None:
-    copies = {str(number): pair("circle", "red", number % 8) for number in range(24)}
-    shard = write_shard(tmp_path / "0.tar", copies)
-    project = make_project(corpus={"shards": [str(shard)]})
-    run_corpus(project)
-    publish_evaluation_set(project, "shapes")
-    pairs = pairs_of(draw_after(project))
-    assert len(pairs) == project.store.current("retrieved_set", "shapes").counts["pairs"] == 8
-    assert pairs["image_sha256"].is_unique
-
-
 def test_a_fetched_evaluation_image_is_not_drawn(project: Project) -> None:
-    images, rows = images_of(project), range(96)
+    rows = range(96)
     web = Web(dict.fromkeys(rows, b""), dict.fromkeys(rows[1::2], "measured"))
     web.identity = "image_path"
-    images.source, images.fetches = web, True  # type: ignore[assignment]
+    images = images_of(project, web)
     with no_digest_is_known():
         pairs, dropped = drawn(project, images, {"measured"})
     assert len(pairs) == 20 and not (pairs["row"] % 2).any()

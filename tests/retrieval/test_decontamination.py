@@ -51,7 +51,7 @@ def test_images_of_other_domains_are_encoded_once(
 
     def vectors(checkpoint: Path) -> tuple[NDArray[np.float32], list[int]]:
         encode.reset_mock()
-        found = read_kept_out(project, "shapes", own, "all", load(checkpoint)).vectors
+        found = read_kept_out(project, "shapes", own, load(checkpoint), "all").vectors
         return found, [len(call.args[2]) for call in encode.call_args_list]
 
     first, encoded = vectors(tiny_checkpoint)
@@ -72,10 +72,10 @@ def test_vectors_that_were_not_used_for_long_are_pruned(
     folder = project.config.store / VECTORS
     write_checkpoint(tmp_path, seed=1)
     for checkpoint in (tiny_checkpoint, tmp_path):
-        read_kept_out(project, "shapes", own, "all", load(checkpoint))
+        read_kept_out(project, "shapes", own, load(checkpoint), "all")
     for file in folder.glob("*.npy"):
         os.utime(file, (0, 0))
-    read_kept_out(project, "shapes", own, "all", load(tiny_checkpoint))  # is used again
+    read_kept_out(project, "shapes", own, load(tiny_checkpoint), "all")  # is used again
     (old,) = (file for file in folder.glob("*.npy") if not file.stat().st_mtime)
     assert project.store.prune(dry_run=True) == project.store.prune() == [str(old)]
     assert len([*folder.glob("*.npy")]) == 1 and not old.exists()

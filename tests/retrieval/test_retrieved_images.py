@@ -4,14 +4,13 @@ rounds.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from support.drawings import draw, encode
-from support.retrieval import NOTHING, Web, hits_of, no_digest_is_known
+from support.retrieval import NOTHING, Web, hits_of, images_of, no_digest_is_known
 
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import ranking
@@ -35,10 +34,7 @@ def choose(
     **settings: Any,
 ) -> tuple[Images, dict[int, str]]:
     config = RetrievalConfig(**settings)
-    stages = ("corpus", "corpus_embeddings")
-    parents = {stage: project.store.current(stage, "all") for stage in stages}
-    images = Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
-    images.source, images.fetches = web, web.fetches  # type: ignore[assignment]
+    images = images_of(project, web)
     with no_digest_is_known():
         ranking.choose(table, images, evaluation, config)
     return images, table.set_index("row")["dropped"].to_dict()

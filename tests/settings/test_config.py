@@ -116,7 +116,6 @@ HUSH = "hush-hush"
     [
         ("corpus: {kind: urls}", "corpus.urls", "required"),
         ("corpus: {kind: webdatset}", "corpus", "did you mean webdataset?"),
-        ("corpus: [a.tar]", "corpus", "valid dictionary"),
         ("corpus: {kind: images, images: [images, images/../..]}", "corpus.images", "store"),
         ("corpus: {kind: demo, shards: [a.tar]}", "corpus.shards", "another `kind`"),
         (f"corpus: {{kind: urls, urls: ['s3://me:{HUSH}@host/a']}}", "corpus.urls", "local"),
@@ -131,7 +130,6 @@ HUSH = "hush-hush"
             "unknown field",
         ),
         ("encoder: {model: demo, pretrained: openai}", "encoder", "`pretrained`"),
-        ("distributor: {kind: spark, master: 'http://x'}", "distributor.master", "pattern"),
         ("distributor: {master: 'spark://head:7077'}", "distributor", "add `kind: spark`"),
         ("distributor: {conf: {spark.master: yarn}}", "distributor.conf", "is `master`"),
         ("distributor: {conf: {executor.memory: 1g}}", "distributor.conf", "`spark.`"),
@@ -150,9 +148,7 @@ HUSH = "hush-hush"
         ),
         ("variants: {full: {method: full}}", "variants", "'full' already"),
         ("variants: {a-seed2: {method: full}}", "variants", "'a-seed2'"),
-        ("variants: {Ä b: {method: full}}", "variants", "'Ä b'"),
         ("variants: {a: {method: fulll}}", "variants.a.method", "did you mean full?"),
-        ("variants: {a: {method: base}}", "variants.a.method", "'base'"),
         (
             "variants: {a: {method: full, learning_rat: 1}}",
             "variants.a.learning_rat",
@@ -161,6 +157,12 @@ HUSH = "hush-hush"
         ("seeds: [1, 0, 1]", "seeds", "1 listed more than once"),
         ("methods: [base, a]", "methods", "'a' is not"),
         ("promotion: {methods: [a]}", "promotion", "'a' is not"),
+        ("owners: [ann]", "owners.0", "pattern"),
+        (
+            "customization: {defaults: {warmup_steps: 1.5}}",
+            "customization.defaults.warmup_steps",
+            "less than 1",
+        ),
     ],
 )
 def test_a_wrong_field_is_named_and_a_secret_is_not_repeated(
@@ -199,12 +201,6 @@ def test_the_last_of_steps_and_epochs_wins_and_both_fail(tmp_path: Path) -> None
         CustomizationConfig.model_validate({"methods": {"full": both}})
 
 
-def test_warm_up_is_a_count_or_a_share() -> None:
-    for share in (-1, 1.5, "half"):
-        with pytest.raises(ValidationError, match="warmup_steps"):
-            TrainingConfig.model_validate({"warmup_steps": share})
-
-
 @pytest.mark.parametrize(
     ("classes", "token"),
     [
@@ -237,15 +233,8 @@ def test_classes_of_one_name_have_ids_that_differ(classes: str, token: str) -> N
         ("classes: robin", "classes", "list (found 'robin')"),
         ('classes: [a, ""]', "classes.1", "at least 1 character"),
         ("classes: [cat, {name: dog, synonyms: [Cat]}]", "classes", "'cat' occurs twice"),
-        ("classes: [a, b]\ntemplates: []", "templates", "at least 1 item"),
         ("classes: [a, b]\ntemplates: [a photo]", "templates.0", "needs {} exactly once"),
         ("classes: [a, b]\ntemplates: ['{} and {}']", "templates.0", "exactly once"),
-        ("classes: [a, b]\ncustomization: {steps: -1}", "customization.steps", "greater than 0"),
-        (
-            "classes: [a, b]\nevaluation: {name: x, kind: folder}",
-            "evaluation.path",
-            "Field required",
-        ),
         ("classes:", "classes", "found nothing"),
         ('classes: [wren, "\\u200b\\u2060"]', "classes.1", "nothing that can be seen"),
         ('classes: [wren, "a\\u202eb"]', "classes.1", "control"),
@@ -263,11 +252,6 @@ def test_classes_of_one_name_have_ids_that_differ(classes: str, token: str) -> N
             "classes: [a, b]\nretrieval: {k_per_prompt: yes}",
             "retrieval.k_per_prompt",
             "integer, unable to parse string as an integer (found 'yes')",
-        ),
-        (
-            "classes: [a, b]\nretrieval: {min_similarity: {t2t: .nan}}",
-            "retrieval.min_similarity.t2t",
-            "valid number",
         ),
         (
             "classes: [a, b]\nevaluation: {name: a, kind: foldr, path: b}",

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,39 +16,25 @@ from support.upkeep import edit_domain
 
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_domain
-from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.store.errors import ConfigError
 
 
-def project(folder: Path, retrieval: dict[str, Any], of_domain: dict[str, Any]) -> Project:
-    corpus = {"kind": "webdataset", "shards": ["*.tar"]}
-    raw = {"corpus": corpus, "encoder": {"model": "demo"}, "retrieval": retrieval}
-    (folder / "pipeline.yaml").write_text(yaml.safe_dump(raw))
-    (folder / "domains").mkdir()
-    (folder / "domains/pets.yaml").write_text(
-        yaml.safe_dump({"classes": ["cat"], "retrieval": of_domain})
-    )
-    return Project.load(folder / "pipeline.yaml")
-
-
-def test_settings_of_both_files_are_joined(
-    tmp_path: Path,
-) -> None:
-    of_pipeline = {"choose": "all", "k_per_prompt": 7}
-    wrong = project(tmp_path, of_pipeline, {"modes": ["t2i"]})
-    assert wrong.domain("pets").class_names == ["cat"]
-    message = r"pets.yaml: retrieval: `choose: all`.*\(pets.yaml is joined with pipeline.yaml\)"
+def test_settings_of_both_files_are_joined(make_project: Callable[..., Project]) -> None:
+    project = make_project(retrieval={"choose": "all"})
+    edit_domain(project, "shapes", retrieval={"modes": ["t2i"]})
+    assert project.domain("shapes").class_names
+    message = r"shapes.yaml: retrieval: `choose: all`.*\(shapes.yaml is joined with pipeline.yaml\)"
     with pytest.raises(ConfigError, match=message):
-        wrong.retrieval("pets")
-    edit_domain(wrong, "pets", retrieval={"modes": ["t2t"]})
-    assert wrong.retrieval("pets") == RetrievalConfig(**of_pipeline, modes=("t2t",))
+        project.retrieval("shapes")
+    edit_domain(project, "shapes", retrieval={"modes": ["t2t"]})
+    joined = project.retrieval("shapes")
+    assert (joined.choose, joined.modes, joined.k_per_prompt) == ("all", ("t2t",), 10)
     floor = {"modes": ["t2t"], "min_similarity": {"t2i": 0.3}}  # of a mode that is not searched
-    edit_domain(wrong, "pets", retrieval=floor)
+    edit_domain(project, "shapes", retrieval=floor)
     with pytest.raises(ConfigError, match=r"`min_similarity\.t2i` does nothing"):
-        wrong.retrieval("pets")
+        project.retrieval("shapes")
     with pytest.raises(ConfigError, match=r"pipeline.yaml:\d+: retrieval.modes: t2t listed more"):
-        wrong.path.write_text(wrong.path.read_text() + "  modes: [t2t, t2t]\n")
-        Project.load(wrong.path)
+        make_project(retrieval={"modes": ["t2t", "t2t"]})
 
 
 @pytest.mark.parametrize(
@@ -69,21 +55,6 @@ def test_an_error_in_a_filter_is_about_what_the_user_wrote(
     path.write_text(yaml.safe_dump({"classes": ["cat"], "retrieval": {"where": where}}))
     with pytest.raises(ConfigError, match=rf"{path}:\d: retrieval.where: .*{re.escape(problem)}"):
         load_domain(path)
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        "true -- several\n-- comments",
-        "not (nsfw = 'NSFW' or nsfw is null)",
-        "license = 'it''s; -- no comment'",
-        "case when width > 3 then true else false end",
-        "len(list_filter(['a', 'b'], lambda x: x = license)) > 0",
-        "exists (select 1 where width > 3)",
-    ],
-)
-def test_every_kind_of_expression_is_a_filter(where: str) -> None:
-    assert RetrievalConfig(where=where).where == where
 
 
 THREADS = """

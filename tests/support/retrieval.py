@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +17,7 @@ from react_pipeline.extensions.sources.downloads import UrlSource
 from react_pipeline.extensions.sources.kinds import UrlTables
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import KeptOut
+from react_pipeline.retrieval.images import Images
 from react_pipeline.settings.config import ClassConfig, DomainConfig
 from react_pipeline.store import Artifact
 from support.upkeep import edit_domain
@@ -88,6 +90,16 @@ class Web:
         if self.identity != "url":
             return pd.Series(True, rows.index)
         return UrlSource(UrlTables(urls=("/t",)), Path()).fetchable(rows)
+
+
+def images_of(project: Project, web: Web | None = None) -> Images:
+    """The images of a corpus, fetched from `web` if it is given."""
+    stages = ("corpus", "corpus_embeddings")
+    parents = {stage: project.store.current(stage, "all") for stage in stages}
+    images = Images(project, parents, SimpleNamespace(dimension=32))  # type: ignore[arg-type]
+    if web:
+        images.source, images.fetches = web, True  # type: ignore[assignment]
+    return images
 
 
 class Seen:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 LIBRARY = Path(__file__).parents[2] / "react_pipeline"
 ASSETS = LIBRARY / "assets"
@@ -21,96 +21,77 @@ PACKAGE = "react_pipeline"
 ALL_EXTENSIONS = f"{PACKAGE}.{EXTENSIONS.name}"
 
 
-@dataclass(frozen=True)
-class Import:
-    """One name that a file takes from the library.
+class Import(NamedTuple):
+    """A module or a room of the library that a file takes a name from.
 
     Attributes:
-        path: The file.
-        module: Where it takes the name from.
-        name: The name.
-        room: The room of the module.
         for_types: Whether only type checkers see it.
         is_at_top: Whether it is imported with its file.
     """
 
     path: Path
     module: str
-    name: str
-    room: str
     for_types: bool
     is_at_top: bool
 
-    def __str__(self) -> str:
-        """As a message names it."""
-        return f"{self.path.parent.name}/{self.path.name} takes {self.name} from {self.module}"
+    @property
+    def room(self) -> str:
+        return room_of_parts(self.module.split(".")[1:])
 
 
 def modules_of_library() -> list[Path]:
     """All modules but the doors."""
     paths = (path for path in LIBRARY.rglob("*.py") if not path.is_relative_to(ASSETS))
-    return [path for path in paths if path.name not in ("__init__.py", "__main__.py")]
+    return sorted(path for path in paths if path.name not in ("__init__.py", "__main__.py"))
 
 
 def room_of(path: Path) -> str:
     """The room of a file; each extension is one."""
-    parts = path.relative_to(LIBRARY).parts
-    if parts[0] == EXTENSIONS.name:
-        return f"{parts[0]}.{parts[1]}"
-    return parts[0].removesuffix(".py")
+    return room_of_parts(path.relative_to(LIBRARY).with_suffix("").parts)
 
 
-def room_of_module(module: str) -> str:
-    """The room of a module of the library, by its name."""
-    parts = module.split(".")[1:]
-    return ".".join(parts[:2]) if parts[0] == EXTENSIONS.name else parts[0]
+def room_of_parts(parts: Sequence[str]) -> str:
+    return ".".join(parts[:2] if parts[0] == EXTENSIONS.name else parts[:1])
 
 
 @functools.cache
-def imports_of(path: Path) -> tuple[Import, ...]:
-    """What a file takes from the library, name by name."""
-    return tuple(_imports_of(path))
-
-
-def _imports_of(path: Path) -> Iterator[Import]:
+def imports_of(path: Path) -> list[Import]:
+    """What a file takes from the library."""
     tree = ast.parse(path.read_text())
     guarded = [
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
     ]
-    for_types = {id(child) for node in guarded for child in ast.walk(node)}
+    for_types = {child for node in guarded for child in ast.walk(node)}
+    found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            # A module of an extension, from another one of it.
-            parts = [*path.parent.relative_to(LIBRARY.parent).parts, node.module]
-            node.module = ".".join(filter(None, parts))
-        facts = id(node) in for_types, node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module in (PACKAGE, ALL_EXTENSIONS):
-            # A room as a whole: `from react_pipeline import clip`.
-            for alias in node.names:
-                module = f"{node.module}.{alias.name}"
-                if (LIBRARY.parent / module.replace(".", "/")).is_dir():
-                    room = room_of_module(module)
-                    yield Import(path, module, alias.name, room, *facts)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
-            module = str(node.module)
-            room = room_of_module(module)
-            for alias in node.names:
-                yield Import(path, module, alias.name, room, *facts)
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        # A module of an extension, from another one of it.
+        inside = path.parent.relative_to(LIBRARY.parent).parts if node.level == 1 else ()
+        module = ".".join(filter(None, [*inside, node.module]))
+        names = [module]
+        if module in (PACKAGE, ALL_EXTENSIONS):  # a room as a whole
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            names = [name for name in names if (LIBRARY.parent / name.replace(".", "/")).is_dir()]
+        found += [
+            Import(path, name, node in for_types, node in tree.body)
+            for name in names
+            if name.startswith(f"{PACKAGE}.")
+        ]
+    return found
 
 
 def arrows() -> dict[str, set[str]]:
     """The rooms of the core that each of them imports."""
     found: dict[str, set[str]] = {}
     for path in [*modules_of_library(), *ASSETS.glob("*.py")]:
+        room = room_of(path)
         if not path.is_relative_to(EXTENSIONS):
-            used = {
-                one.room
-                for one in imports_of(path)
-                if not one.for_types and not one.module.startswith(f"{ALL_EXTENSIONS}.")
-            }
-            found.setdefault(room_of(path), set()).update(used - {room_of(path)})
+            used = {one.room for one in imports_of(path) if not one.for_types}
+            core = {other for other in used - {room} if not other.startswith(EXTENSIONS.name + ".")}
+            found.setdefault(room, set()).update(core)
     return found
 
 

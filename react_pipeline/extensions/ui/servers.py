@@ -28,7 +28,7 @@ import httpx
 import psutil
 import yaml
 
-from react_pipeline.extensions.ui.serve import url_origin
+from react_pipeline.extensions.ui.serve import HOST, url_origin
 from react_pipeline.project import (
     CONFIG_VARIABLE,
     HOME_VARIABLE,
@@ -42,9 +42,6 @@ from react_pipeline.store import InputError, ReactError, lock
 from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking
 
 logger = logging.getLogger(__name__)
-
-HOST = "127.0.0.1"
-"""Neither server asks for a password, so neither is opened to the network."""
 
 CODE_SERVER = (
     "-m",
@@ -111,12 +108,12 @@ def serve(
         locked_for_ui(home) as held,
         tempfile.TemporaryDirectory(prefix="react-ui-") as directory,
     ):
-        ports = {"dagster": _port("dagster", dagster_port)}
+        addresses = {"dagster": _address("dagster", dagster_port)}
         if not tracking.uri.startswith("http"):
-            ports["mlflow"] = _port("mlflow", mlflow_port)
-        group = Group(project, home, held, ports)
+            addresses["mlflow"] = _address("mlflow", mlflow_port)
+        group = Group(project, home, held, addresses)
         try:
-            if "mlflow" in ports:
+            if "mlflow" in addresses:
                 group.start_mlflow(tracking)
             group.start_dagster(Path(directory))
             yield group.servers
@@ -166,12 +163,11 @@ class Group:
     """The servers of one project while they are started."""
 
     def __init__(
-        self, project: Project, home: Path, held: TextIO, ports: Mapping[str, int]
+        self, project: Project, home: Path, held: TextIO, addresses: Mapping[str, str]
     ) -> None:
         """`held`: the lock file of the home."""
         self.servers: list[Server] = []
-        self._addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
-        self._lock, self._ports, self._folder = held, ports, project.path.parent
+        self._lock, self._addresses, self._folder = held, addresses, project.path.parent
         self._logs = project.config.store.parent / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._environment = {
@@ -181,7 +177,7 @@ class Group:
             **os.environ,
             **{
                 VARIABLES[name]: os.environ.get(VARIABLES[name]) or url
-                for name, url in self._addresses.items()
+                for name, url in addresses.items()
             },
             HOME_VARIABLE: str(home),
             CONFIG_VARIABLE: str(project.path),
@@ -214,7 +210,7 @@ class Group:
                 _wait(server, partial(httpx.get, server.url, trust_env=False))
 
     def _where(self, name: str) -> list[str]:
-        return ["--host", HOST, "--port", str(self._ports[name])]
+        return ["--host", HOST, "--port", self._addresses[name].rpartition(":")[2]]
 
     def start(self, name: str, *arguments: str) -> Server:
         """Start a process of Python, and tell who else wants to start one that it is there."""
@@ -318,8 +314,8 @@ def _require_running(server: Server) -> None:
         raise ReactError(f"{server.name} ended {how}; see {server.log}")
 
 
-def _port(name: str, wanted: int | None) -> int:
-    """Return the wanted port, or the first free one.
+def _address(name: str, wanted: int | None) -> str:
+    """Return an address with the wanted port, or the first free one.
 
     Raises:
         InputError: If it is taken.
@@ -330,6 +326,6 @@ def _port(name: str, wanted: int | None) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 probe.bind((HOST, port))
-                return port
+                return f"http://{HOST}:{port}"
     taken = f"port {wanted} is" if wanted else f"the ports from {first} are"
     raise InputError(f"{taken} taken by another program: choose another one with --{name}-port")

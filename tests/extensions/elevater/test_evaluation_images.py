@@ -162,7 +162,7 @@ def test_images_of_kitti_are_squashed_only_to_be_measured(
     predictions = pd.read_parquet(evaluate(project, name, "base").file("predictions.parquet"))
     np.testing.assert_allclose(predictions["probability"], shares, rtol=1e-3)
     assert not np.allclose(squashed, cropped, atol=1e-2)
-    compared = read_kept_out(project, name, published, "own", clip).vectors
+    compared = read_kept_out(project, name, published, clip).vectors
     np.testing.assert_allclose(compared, cropped, atol=1e-6)
 
 
