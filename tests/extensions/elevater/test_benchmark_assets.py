@@ -11,10 +11,8 @@ from mlflow import MlflowClient
 from support.elevater import write_elevater
 from support.launch import dagster_home, metadata_of
 
-from react_pipeline import settings
-from react_pipeline.assets import ProjectResource, to_partition_key
-from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import materialize, open_instance, plan
+from react_pipeline.assets import to_partition_key
+from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.extensions.elevater.assets import count_pairs
 from react_pipeline.extensions.elevater.features import digests_of_test_images
 from react_pipeline.project import Project
@@ -58,23 +56,6 @@ def test_a_launch_builds_checks_shows_and_compares_the_benchmark(
     assert set(rows["dataset"]) == {"fer-2013", "mnist"}
     mean = artifact.counts["mean_delta"]["gated-image.zero-shot"]
     assert mean == pytest.approx(rows["delta"].mean())
-
-
-def chosen(*names: str) -> dict[str, settings.Method]:
-    return {name: settings.METHODS[name] for name in names}
-
-
-def test_no_method_beside_the_base_no_comparison_with_it() -> None:
-    unwanted = {stage for stage, _ in plan(build_defs(), "*", ["a"], chosen("base"))}
-    assert not [stage for stage in unwanted if stage.startswith(("benchmark", "dense"))]
-    defs = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
-    for methods, stages in (
-        (["base"], set()),
-        (["base", "linear-head"], set()),
-        (["full"], {"dense_comparison"}),
-    ):
-        planned = {stage for stage, _ in plan(defs, "group:dense", ["a"], chosen(*methods))}
-        assert {stage for stage in planned if stage.endswith("comparison")} == stages
 
 
 def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) -> None:

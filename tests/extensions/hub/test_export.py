@@ -20,13 +20,14 @@ import onnxruntime
 import open_clip
 import pytest
 import torch
-import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from support.customized import customized
+from support.drawings import SHAPES
 from support.processes import killed
 from support.text_tower import write_text_tower_checkpoint
+from support.upkeep import edit_domain
 from torch import Tensor
 
 from react_pipeline.clip import Clip, load, publish_base
@@ -80,15 +81,6 @@ def exported(project: Project, tmp_path: Path) -> Exported:
     return make
 
 
-def crowned(project: Project) -> Artifact:
-    """A checkpoint of `gated-image` that is the champion."""
-    checkpoint = customized(project, "gated-image")
-    for method in ("base", "gated-image"):
-        evaluate(project, "shapes", method)
-    promote(project, "shapes", "gated-image", "<b>better</b>")
-    return checkpoint
-
-
 def card_of(folder: Path) -> str:
     return (folder / "README.md").read_text()
 
@@ -121,20 +113,6 @@ def run_readme(folder: Path, containing: str, **names: Any) -> dict[str, Any]:
 needs_local_dir = pytest.mark.skipif(
     not hasattr(open_clip.factory, "LOCAL_DIR_PREFIX"), reason="this open_clip has no local-dir:"
 )
-
-
-@needs_local_dir
-def test_plain_open_clip_loads_a_model_by_the_readme_lines(
-    exported: Exported, tmp_path: Path
-) -> None:
-    checkpoint, folder = exported("full-control")
-    assert folder == tmp_path / "exported"
-    card = card_of(folder)
-    assert "drawn at random" in card and "a yardstick, not a model to use" in card
-    names = run_readme(folder, "local-dir:")
-    expected = features(load(checkpoint.path))
-    assert same(features((names["model"], names["preprocess"], names["tokenizer"])), expected)
-    assert same(features(load(folder)), expected)
 
 
 WITHOUT_THIS_PACKAGE = """
@@ -233,21 +211,6 @@ def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     with pytest.raises(ReactError, match="differs"):
         exported(formats=["onnx"])
     assert not (tmp_path / "exported").exists()
-
-
-def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
-    project: Project, tmp_path: Path
-) -> None:
-    crowned(project)
-    assert Classifier.load("shapes", config=project.path).origin.method == "gated-image"
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(path.read_text().replace("square", "box"))
-    with pytest.raises(InputError, match="'box', 'square'"):
-        Classifier.load("shapes", config=project.path)
-    with pytest.raises(StaleArtifact):
-        Classifier.load("shapes", "gated-image", config=project.path)
-    folder = export(project, "shapes", "champion", tmp_path / "exported")
-    assert "square" in Classifier.load(folder).classes
 
 
 def test_the_record_lists_every_file_and_no_other_comes_along(
@@ -370,16 +333,21 @@ def test_champion_is_exported_though_its_method_has_newer_model(
 ) -> None:
     with pytest.raises(InputError, match="the base is champion"):
         export(project, "shapes", "champion", tmp_path / "none")
-    first = crowned(project)
+    first = customized(project, "gated-image")
+    for method in ("base", "gated-image"):
+        evaluate(project, "shapes", method)
+    promote(project, "shapes", "gated-image", "<b>better</b>")
+    assert Classifier.load("shapes", config=project.path).origin.method == "gated-image"
     # The domain's classes and the model are others by now.
-    path = project.config.domains / "shapes.yaml"
-    raw = yaml.safe_load(path.read_text())
     project = make_project(customization={"defaults": {"steps": 5}})
-    path.write_text(yaml.safe_dump({**raw, "classes": [*raw["classes"], "star"]}))
+    edit_domain(project, "shapes", classes=[*SHAPES, "star"])
+    with pytest.raises(InputError, match="'star'"):
+        Classifier.load("shapes", config=project.path)
     prepare(project)
     assert customized(project, "gated-image").fingerprint != first.fingerprint
     folder = export(project, "shapes", "champion", tmp_path / "champion")
     assert same(features(load(folder)), features(load(first.path)))
+    assert Classifier.load(folder).classes == SHAPES
     promotion = project.store.current("promotion", "shapes").fingerprint
     record = json.loads((folder / "export.json").read_text())
     expected = {"method": "gated-image", "fingerprint": first.fingerprint, "promotion": promotion}
@@ -390,7 +358,7 @@ def test_champion_is_exported_though_its_method_has_newer_model(
     assert "4: circle, square, triangle, cross" in card and "steps 4" in card
     assert re.search(r"^\| \*\*gated-image\*\* \(this model\).*\| 16 \|$", card, re.MULTILINE)
     assert "| base | not evaluated |" in card
-    path.unlink()
+    (project.config.domains / "shapes.yaml").unlink()
     assert "Domain `shapes`" in card_of(export(project, "shapes", "champion", tmp_path / "last"))
     with pytest.raises(InputError, match="no domain 'shapes'"):
         export(project, "shapes", "gated-image", tmp_path / "none")
@@ -410,21 +378,24 @@ def test_the_demo_licences_are_listed_by_package(make_project: Make) -> None:
     assert plain.count("Fill in") == 2
 
 
-def test_class_names_and_titles_come_escaped_into_the_card(
+def test_a_model_without_labels_has_a_card_with_its_names_escaped(
     project: Project, exported: Exported
 ) -> None:
-    path = project.config.domains / "shapes.yaml"
-    raw = yaml.safe_load(path.read_text())
-    raw["title"] = "Shapes\n---\n# <b>hi</b>"
-    raw["classes"][1] = "squ|are](http://evil)"
-    raw.pop("evaluation")
-    path.write_text(yaml.safe_dump(raw))
+    fields = {"title": "Shapes\n---\n# <b>hi</b>", "evaluation": None}
+    edit_domain(project, "shapes", classes=["circle", "squ|are](http://evil)"], **fields)
     prepare(project)
-    card = card_of(exported()[1])
-    assert "<b>" not in card.replace(r"\<b", "")
-    assert r"squ\|are\](http\://evil)" in card
-    assert len(re.findall("^---$", card, re.MULTILINE)) == 2
-    assert not re.search(r"^# .*\n.*^# ", card, re.MULTILINE | re.DOTALL)
+    customized(project, "locked-text")
+    evaluate(project, "shapes", "locked-text")
+    _, folder = exported("locked-text", formats=["onnx-int8"])
+    assert not (folder / "model.onnx").exists()  # 8 bits need no full precision
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.library_name, card.data.base_model) == ("open_clip", None)
+    assert card.data.tags == ["clip", "react", "locked-text"]
+    text = card_of(folder)
+    assert "unavailable" in text and r"squ\|are\](http\://evil)" in text
+    assert "<b>" not in text.replace(r"\<b", "")
+    assert len(re.findall("^---$", text, re.MULTILINE)) == 2
+    assert not re.search(r"^# .*\n.*^# ", text, re.MULTILINE | re.DOTALL)
 
 
 def test_the_loss_of_8_bits_is_measured_on_the_pairs(project: Project, exported: Exported) -> None:
@@ -446,28 +417,9 @@ def test_the_loss_of_8_bits_is_measured_on_the_pairs(project: Project, exported:
     assert f"for {100 * loss['agreement']:.1f}%" in card_of(folder)
 
 
-def test_8_bits_need_no_full_precision_and_no_labels(project: Project, exported: Exported) -> None:
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(path.read_text().split("evaluation:")[0])
-    prepare(project)
-    customized(project, "locked-text")
-    evaluate(project, "shapes", "locked-text")
-    _, folder = exported("locked-text", formats=["onnx-int8"])
-    assert not (folder / "model.onnx").exists()
-    card = ModelCard.load(folder / "README.md")
-    assert "unavailable" in card.content
-    assert (card.data.library_name, card.data.base_model) == ("open_clip", None)
-    assert card.data.tags == ["clip", "react", "locked-text"]
-
-
-@pytest.mark.parametrize(
-    ("pretrained", "name"),
-    [
+def test_a_base_is_named_as_on_the_hub() -> None:
+    for pretrained, name in (
         ("laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
         ("hf-hub:timm/ViT-B-16-SigLIP2@main", "timm/ViT-B-16-SigLIP2"),
-        ("/some/folder", None),
-        (None, None),
-    ],
-)
-def test_a_base_is_named_as_on_the_hub(pretrained: str | None, name: str | None) -> None:
-    assert _base_on_hub({"model": "react_ViT-B-32", "pretrained": pretrained}) == name
+    ):
+        assert _base_on_hub({"model": "react_ViT-B-32", "pretrained": pretrained}) == name

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
+from support.commands import call
 from support.customized import customized
 from support.hub import TOKEN, HubServer
 
@@ -123,33 +119,17 @@ def test_a_name_that_is_no_repository_is_refused(name: str) -> None:
         create_repository(name, overwrite=False)
 
 
-@pytest.mark.slow
-@pytest.mark.operations
 def test_the_command_pushes_what_it_exports(
-    hub: HubServer, retrieved_project: Project, tmp_path: Path
+    hub: HubServer, retrieved_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a process of its own, with the variables that a user sets."""
     customized(retrieved_project, "gated-image")
     to = tmp_path / "exported"
-    own = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-m", "react_pipeline", "export", "shapes", "gated-image"]
-    command += ["--config", str(retrieved_project.path), "--to", str(to), "--push", NAME]
-    push = partial(
-        subprocess.run,
-        command,
-        env={**os.environ, **own},
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    done = push()
-    assert done.returncode == 0, done.stderr
-    assert f"{hub.url}/me/shapes/commit/" in done.stdout
-    assert TOKEN not in done.stdout + done.stderr
+    push = ["export", "shapes", "gated-image", "--config", str(retrieved_project.path)]
+    push += ["--to", str(to), "--push", NAME]
+    code, out, reported = call(capsys, *push)
+    assert code == 0, reported
+    assert f"{hub.url}/me/shapes/commit/" in out and TOKEN not in out + reported
     assert held(hub) == contents(to)
-    # Taken by now: refused before the folder is written again.
-    before = json.loads((to / "export.json").read_text())
-    done = push()
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert "--overwrite" in done.stderr
-    assert json.loads((to / "export.json").read_text()) == before
+    # Taken by now: refused before the folder is looked at.
+    code, _, reported = call(capsys, *push)
+    assert code == 2 and "--overwrite" in reported and len(reported.splitlines()) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from support.upkeep import edit_domain
 from torch.nn.functional import normalize
 
 from react_pipeline.evaluation import EvalResult, compare, evaluate
-from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods import HeadSamples
 from react_pipeline.extensions.methods.few_shot import FewShotNcm, joined
 from react_pipeline.lineage import fresh, run
@@ -102,12 +100,3 @@ def test_shots_that_are_missing_are_named(project: Project) -> None:
     (project.path.parent / "shots").rename(project.config.domains / "elsewhere")
     with pytest.raises(InputError, match="no folder"):
         run(project, "few_shot_set", "shapes")
-
-
-def test_a_card_says_that_labelled_pictures_were_used(project: Project, tmp_path: Path) -> None:
-    run(project, "few_shot_set", "shapes")
-    for method, said in ("few-shot-ncm", "6 labelled pictures"), ("ncm", "from class names alone"):
-        customize(project, "shapes", method)
-        evaluate(project, "shapes", method)
-        text = (export(project, "shapes", method, tmp_path / method) / "README.md").read_text()
-        assert said in text and ("without any training" in text) == (method == "ncm")

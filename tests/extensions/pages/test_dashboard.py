@@ -9,19 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import write_project
-from support.drawings import SHAPES
 from support.results import publish_results
 from support.upkeep import edit_domain
 
-from react_pipeline.corpus import CollectedPairs
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.tables import table_cells
-from react_pipeline.extensions.pages.dashboard import _examples
 from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import CorruptArtifact
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 BASE, GATED, CONTROL = "base", "gated-image", "gated-image-control"
@@ -98,31 +94,6 @@ def test_numbers_of_the_page_are_those_of_the_table(compared: Artifact) -> None:
     assert len(expected) > 20 and Page(compared).cells[: len(expected)] == expected
 
 
-@pytest.mark.parametrize("classes", [5, 6])
-def test_top_5_of_five_classes_or_fewer_is_left_out(project: Project, classes: int) -> None:
-    names = [f"shape {number}" for number in range(classes)]
-    edit_domain(project, "shapes", classes=names)
-    publish_results(project, "shapes", ANSWERS)
-    assert ("top-5 %" in Page(compare(project, "shapes")).text) == (classes > 5)
-
-
-def test_classes_without_a_pair_are_named(compared: Artifact, project: Project) -> None:
-    shown = _examples(project.store.current("retrieved_set", "shapes"), ["nothing", "circle"])
-    assert shown["empty"] == ["nothing"] and len(shown["examples"]["circle"]) > 0
-    assert "Classes without a pair" not in Page(compared).text
-
-
-def test_no_picture_is_left_out_because_of_the_disk(
-    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> bytes:
-        raise CorruptArtifact("shards/00000.tar (Input/output error)")
-
-    monkeypatch.setattr(CollectedPairs, "encoded", fail)
-    with pytest.raises(CorruptArtifact, match="Input/output"):
-        _examples(retrieved_project.store.current("retrieved_set", "shapes"), SHAPES)
-
-
 def test_the_headline_says_what_is_known_and_how_sure(compared: Artifact) -> None:
     text = Page(compared).text
     row = pd.read_parquet(compared.file("table.parquet")).set_index("method").loc[GATED]
@@ -133,23 +104,9 @@ def test_the_headline_says_what_is_known_and_how_sure(compared: Artifact) -> Non
     assert "The highest top-1" not in text
 
 
-@pytest.mark.parametrize(
-    ("right", "words"),
-    [
-        ({BASE: [True, False]}, "no customized model is measured"),
-        ({GATED: [True, False]}, "names 50.0% of 2 images right; the base was not measured"),
-        (
-            {BASE: [False, True] * 10, GATED: [False, True] * 10, CONTROL: [True] * 20},
-            "random pairs work better",
-        ),
-    ],
-    ids=["base", "alone", "control"],
-)
-def test_what_is_missing_or_lost_is_said(
-    project: Project, right: dict[str, list[bool]], words: str
-) -> None:
-    publish_results(project, "shapes", right)
-    assert words in Page(compare(project, "shapes")).text
+def test_a_control_that_does_better_is_said(project: Project) -> None:
+    publish_results(project, "shapes", {**ANSWERS, CONTROL: [True] * 20, GATED: ANSWERS[BASE]})
+    assert "random pairs work better" in Page(compare(project, "shapes")).text
 
 
 def test_the_champion_is_spoken_of(project: Project) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,25 +97,14 @@ def test_the_same_pictures_resume_and_others_begin_anew(project: Project, pictur
     assert prepared(project, pictures)[0] != first
 
 
-@pytest.mark.parametrize(
-    ("candidate", "against", "error", "words"),
-    [
+def test_models_that_cannot_be_compared_are_refused(project: Project, pictures: Path) -> None:
+    for candidate, against, error, words in (
         (GATED, GATED, InputError, "with itself"),
         (GATED, "nothing", InputError, "nothing"),
-        ("nothing", "champion", InputError, "nothing"),
         ("locked-text", "base", MissingArtifact, "locked-text"),
-    ],
-)
-def test_models_that_cannot_be_compared_are_refused(
-    project: Project,
-    pictures: Path,
-    candidate: str,
-    against: str,
-    error: type[Exception],
-    words: str,
-) -> None:
-    with pytest.raises(error, match=words):
-        prepared(project, pictures, candidate, against)
+    ):
+        with pytest.raises(error, match=words):
+            prepared(project, pictures, candidate, against)
 
 
 def judge_until_killed(config: Path, source: str) -> None:
@@ -211,3 +206,53 @@ def test_what_is_no_answer_is_refused(board: JudgeBoard, answer: Any) -> None:
     with pytest.raises((InputError, ValueError)):
         board.answer(answer)
     assert not board.session.entries
+
+
+@contextmanager
+def serving(command: list[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        address = next(
+            filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stdout))
+        )
+        yield address[0], process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(url: str, body: Any) -> Any:
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+@pytest.mark.slow
+def test_acknowledged_answers_outlive_a_kill(project: Project, pictures: Path) -> None:
+    log, _ = prepared(project, pictures)
+    command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(pictures)]
+    command += ["--port", "0", "--by", "a tester", "--config", str(project.path)]
+    with serving(command) as (address, process):
+        for number in range(5):
+            ask(f"{address}/view", {"answer": {"picture": number, "choice": "neither"}})
+        process.kill()
+    with log.open("ab") as file:
+        file.write(b'{"picture": 5, "an')
+    with serving(command) as (address, process):
+        assert ask(f"{address}/view", {})["status"] == "5 of 8 judged"
+        ask(f"{address}/view", {"answer": {"picture": 5, "choice": "unsure"}})
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode == 2 and "another" in second.stderr
+        process.terminate()
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        assert "(6 judged, of 24 pictures)" in printed
+        assert "next: react-pipeline materialize --select" in printed
+        assert process.wait(900) == 0
+    session = Session.read(log)
+    assert [entry.answer for entry in session.entries] == ["neither"] * 5 + ["unsure"]
+    assert {entry.judge for entry in session.entries} == {"a tester"}
+    artifact = project.store.current("judgements", SLUG)
+    assert artifact.counts["sessions"] == 1
