@@ -201,9 +201,11 @@ def test_a_tower_is_fine_tuned_on_the_images_of_its_features(
     with pytest.raises(StaleArtifact, match="benchmark_features"):
         publish_results(project, "shapes", "base")
     image.write_bytes(before)
-    rows = rows_of(publish_results(project, "shapes", "base"))
+    artifact = publish_results(project, "shapes", "base")
+    rows = rows_of(artifact)
     tuned = rows[rows["adaptation"] == "fine-tune"]
     assert len(tuned) == 2 and tuned["value"].notna().all()
+    assert artifact.file(f"predictions/finetuning_5/seed0_{SST}.json").is_file()
 
 
 def summary(**values: float | None) -> pd.DataFrame:

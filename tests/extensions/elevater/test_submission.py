@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from react_pipeline.extensions.elevater.settings import Experiment
 from react_pipeline.extensions.elevater.submission import write_prediction, write_submission
 from react_pipeline.store import InputError
 
@@ -41,14 +40,6 @@ def submission(directory: Path) -> Path:
     path = directory / "mine" / "all_predictions.zip"
     assert write_submission(results, FOLDER.name, path)
     return path
-
-
-def test_files_are_named_by_seed_and_dataset(tmp_path: Path) -> None:
-    for n_shot, seed in ((5, 2), (-1, 0), (0, 0)):
-        write(tmp_path, n_shot=n_shot, seed=seed)
-    files = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
-    assert files == ["dtd.json", "seed0_dtd.json", "seed2_dtd.json"]
-    assert Experiment("fine-tune", -1).folder == "finetuning_full"
 
 
 def test_the_zip_holds_one_deflated_member_with_every_seed(tmp_path: Path) -> None:

@@ -183,12 +183,12 @@ def test_a_head_classifies_with_the_readme_lines(project: Project, exported: Exp
 def test_onnxruntime_gives_torchs_classes_from_one_file(
     project: Project, exported: Exported, method: str
 ) -> None:
-    _, folder = exported(method, formats=["onnx"])
+    _, folder = exported(method, formats=["onnx-int8", "onnx"])
     evaluation = project.store.current("evaluation_set", "shapes")
     pictures = [Path(path) for path in read_images(evaluation)["path"]]
     classifier = Classifier.load(folder, precision="fp32")
-    opened = [Image.open(path).convert("RGB") for path in pictures]
-    images = torch.stack([classifier.clip.preprocess(one) for one in opened])
+    preprocess = classifier.clip.preprocess
+    images = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in pictures])
     names = run_readme(folder, "onnx", images=images.numpy())
     found = classifier.predict(pictures)
     assert [classifier.classes[number] for number in names["class_ids"]] == [
@@ -202,11 +202,26 @@ def test_onnxruntime_gives_torchs_classes_from_one_file(
     if method == "gated-image":
         base = load(project.store.current("base_checkpoint", "all").path)
         assert not torch.allclose(vectors, base.encode_images(images), atol=1e-2)
+    # The loss of 8 bits is measured on the pairs.
+    pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
+    batch = torch.stack([preprocess(pairs.decoded(place)) for place in range(len(pairs))])
+    exact, ours = (
+        onnxruntime.InferenceSession(str(folder / name))
+        .run(["similarities"], {"batch": batch.numpy()})[0]
+        .argmax(axis=1)
+        for name in ("model.onnx", "model.int8.onnx")
+    )
+    loss = json.loads((folder / "export.json").read_text())["formats"]["onnx-int8"]
+    assert loss == {"pairs": len(pairs), "agreement": float(np.mean(ours == exact))}
+    assert (folder / "model.int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
+    assert f"for {100 * loss['agreement']:.1f}%" in card_of(folder)
 
 
 def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(InputError, match="onnx-int8"):
+        exported(formats=["tflite"])
     monkeypatch.setattr("react_pipeline.extensions.hub.onnx_model.MAX_DIFFERENCE", -1.0)
     with pytest.raises(ReactError, match="differs"):
         exported(formats=["onnx"])
@@ -396,25 +411,6 @@ def test_a_model_without_labels_has_a_card_with_its_names_escaped(
     assert "<b>" not in text.replace(r"\<b", "")
     assert len(re.findall("^---$", text, re.MULTILINE)) == 2
     assert not re.search(r"^# .*\n.*^# ", text, re.MULTILINE | re.DOTALL)
-
-
-def test_the_loss_of_8_bits_is_measured_on_the_pairs(project: Project, exported: Exported) -> None:
-    with pytest.raises(InputError, match="onnx-int8"):
-        exported(formats=["tflite"])
-    _, folder = exported(formats=["onnx-int8", "onnx"])
-    loss = json.loads((folder / "export.json").read_text())["formats"]["onnx-int8"]
-    pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
-    preprocess = load(folder).preprocess
-    batch = torch.stack([preprocess(pairs.decoded(place)) for place in range(len(pairs))])
-    exact, ours = (
-        onnxruntime.InferenceSession(str(folder / name))
-        .run(["similarities"], {"batch": batch.numpy()})[0]
-        .argmax(axis=1)
-        for name in ("model.onnx", "model.int8.onnx")
-    )
-    assert loss == {"pairs": len(pairs), "agreement": float(np.mean(ours == exact))}
-    assert (folder / "model.int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
-    assert f"for {100 * loss['agreement']:.1f}%" in card_of(folder)
 
 
 def test_a_base_is_named_as_on_the_hub() -> None:

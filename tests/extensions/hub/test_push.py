@@ -56,27 +56,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_a_new_repository_is_private_and_holds_the_folder(hub: HubServer, folder: Path) -> None:
-    create_repository(NAME, overwrite=False)
-    address = upload(folder, NAME)
-    assert address.startswith(hub.url) and "/commit/" in address
-    assert held(hub) == contents(folder)
-    (asked,) = hub.created
-    assert "private" in (asked.get("visibility"), "private" if asked.get("private") else "")
-
-
-def test_an_existing_repository_is_only_replaced_with_overwrite(
-    hub: HubServer, folder: Path
-) -> None:
-    hub.repositories[KEY] = {".gitattributes": b"", "model.onnx": b"old", "export.json": b"{}"}
-    with pytest.raises(InputError, match="--overwrite"):
-        create_repository(NAME, overwrite=False)
-    assert held(hub)["model.onnx"] == b"old"
-    create_repository(NAME, overwrite=True)
-    upload(folder, NAME)
-    assert held(hub) == contents(folder)
-
-
 @pytest.mark.parametrize(("status", "token"), [(401, "hf_wrong"), (403, TOKEN)])
 def test_a_token_that_is_refused_is_one_line(
     hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, status: int, token: str
@@ -113,23 +92,30 @@ def test_without_a_network_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     assert "\n" not in str(raised.value) and constants.ENDPOINT in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["me/shapes/more", "../me", "me/a b"])
-def test_a_name_that_is_no_repository_is_refused(name: str) -> None:
+def test_a_name_that_is_no_repository_is_refused() -> None:
     with pytest.raises(InputError, match="OWNER/NAME"):
-        create_repository(name, overwrite=False)
+        create_repository("me/shapes/more", overwrite=False)
 
 
-def test_the_command_pushes_what_it_exports(
+def test_an_existing_repository_is_only_replaced_with_overwrite(
     hub: HubServer, retrieved_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     customized(retrieved_project, "gated-image")
-    to = tmp_path / "exported"
-    push = ["export", "shapes", "gated-image", "--config", str(retrieved_project.path)]
-    push += ["--to", str(to), "--push", NAME]
-    code, out, reported = call(capsys, *push)
+
+    def push(to: str, *more: str) -> tuple[int, str, str]:
+        options = ["--config", str(retrieved_project.path), "--to", str(tmp_path / to)]
+        return call(capsys, "export", "shapes", "gated-image", *options, "--push", NAME, *more)
+
+    code, out, reported = push("first")
     assert code == 0, reported
     assert f"{hub.url}/me/shapes/commit/" in out and TOKEN not in out + reported
-    assert held(hub) == contents(to)
-    # Taken by now: refused before the folder is looked at.
-    code, _, reported = call(capsys, *push)
+    assert held(hub) == contents(tmp_path / "first")
+    (asked,) = hub.created
+    assert "private" in (asked.get("visibility"), "private" if asked.get("private") else "")
+    hub.repositories[KEY]["model.onnx"] = b"old"
+    code, _, reported = push("second")
     assert code == 2 and "--overwrite" in reported and len(reported.splitlines()) == 1
+    assert "model.onnx" in held(hub) and not (tmp_path / "second").exists()
+    code, _, reported = push("second", "--overwrite")
+    assert code == 0, reported
+    assert held(hub) == contents(tmp_path / "second")
