@@ -336,7 +336,6 @@ GUARDS = (
     Guard("react_pipeline/extensions/elevater/readers.py", "elif labels.min() < 0 or labels.max() >= entry.num_classes:", "elif False:", ORIGINALS),
     Guard("react_pipeline/extensions/elevater/readers.py", " or len(labels) != count", "", ORIGINALS),
     Guard("react_pipeline/extensions/elevater/originals.py", "if missing := [str(path) for path in found if not path.is_file()]:", "if missing := []:", ORIGINALS),
-    Guard("react_pipeline/extensions/elevater/originals.py", "file_stamp(path.stat())", "path.stat().st_dev", ORIGINALS),
     Guard("react_pipeline/extensions/elevater/image_text.py", "if missing := [name for name in captioned.images if not (folder / name).is_file()]:", "if missing := []:", "extensions/elevater/test_commands_elevater.py::test_retrieval_prints_recall_both_ways"),
     Guard("react_pipeline/extensions/elevater/images.py", "    except CorpusError as error:", "    except ZeroDivisionError as error:", "extensions/elevater/test_folders.py::test_a_shard_that_is_cut_or_missing_is_named"),
 )

@@ -128,20 +128,6 @@ def command(project: Project, *words: str) -> list[str]:
     return [sys.executable, "-m", "react_pipeline", *words, "--config", str(project.path)]
 
 
-@contextmanager
-def user_interfaces(
-    project: Project, log: Path, environment: Mapping[str, str]
-) -> Iterator[tuple[str, str, int]]:
-    """Dagster and MLflow, where they answer, and the process that started both."""
-    dagster, mlflow = free_port(), free_port()
-    ports = ("--dagster-port", str(dagster), "--mlflow-port", str(mlflow))
-    with running(command(project, "ui", *ports), log, env=environment) as process:
-        pages = f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}"
-        assert answer(f"{pages[0]}/server_info")[0] == 200
-        assert answer(f"{pages[1]}/health")[0] == 200
-        yield *pages, process.pid
-
-
 def command_lines(pid: int) -> dict[psutil.Process, list[str]]:
     """Processes below `pid` and their arguments; none of those that have ended meanwhile."""
     lines = {}
