@@ -82,7 +82,7 @@ COSTLY = "faults/test_costly_images.py"
 BOUNDED, SICK = "extensions/ui/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 SERVED = "tracking/test_served.py::test_wrong_requests_get_one_line"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
-PUSH, SHOTS = "extensions/hub/test_push.py", "extensions/methods/test_closed_form_heads.py"
+PUSH, SHOTS = "extensions/hub/test_export.py", "extensions/methods/test_closed_form_heads.py"
 STOP = "house/test_stop.py"
 SCENES, AUTOMATION = (
     "extensions/automation/test_scenes.py",
