@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as functional
-from open_clip.model import CLIP, CustomTextCLIP
 from support.dense import CLASSES, OWN, write_sets
+from support.methods import RESNET, VIT, small_clip
 from torch import Tensor
 
 from react_pipeline.clip import Clip, add_gated_blocks, load
@@ -145,18 +145,9 @@ def test_a_student_that_cannot_learn_says_why(
         trained(clip, masks, tmp_path, **{field: value})
 
 
-TEXT = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
-VIT = {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
-RESNET = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 8, "head_width": 16}
-
-
-def judged_model(vision: dict[str, Any]) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CLIP(32, copy.deepcopy(vision), TEXT).eval()
-        for parameter in model.visual.parameters():
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    return model.requires_grad_(False)
+def a_model() -> Any:
+    """A ViT for images of 64 pixels, in 4 x 4 patches."""
+    return small_clip({**VIT, "image_size": 64}, dimension=32).requires_grad_(False)
 
 
 def images(height: int = 64, width: int = 64) -> Tensor:
@@ -165,7 +156,7 @@ def images(height: int = 64, width: int = 64) -> Tensor:
 
 @pytest.mark.parametrize("gated", [0, 2])
 def test_a_patch_keeps_its_own_value_in_the_last_block(gated: int) -> None:
-    model = judged_model(VIT)
+    model = a_model()
     if gated:
         add_gated_blocks(model, gated)
         for parameter in model.visual.parameters():
@@ -188,7 +179,7 @@ def test_a_patch_keeps_its_own_value_in_the_last_block(gated: int) -> None:
 
 
 def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit() -> None:
-    base = judged_model(VIT)
+    base = a_model()
     gated, pixels = copy.deepcopy(base), images()
     add_gated_blocks(gated, 2)
     for one, other in zip(DenseTower(base)(pixels), DenseTower(gated)(pixels), strict=True):
@@ -199,7 +190,7 @@ def test_zero_gates_give_the_dense_map_of_the_base_bit_for_bit() -> None:
 
 
 def test_positions_are_resized_for_other_sizes_only() -> None:
-    model = judged_model(VIT)
+    model = a_model()
     own = model.visual.positional_embedding
     before = own.clone()
     assert DenseTower(model)(images(96, 128))[0].shape == (2, 6, 8, 32)
@@ -212,7 +203,12 @@ def test_positions_are_resized_for_other_sizes_only() -> None:
 
 
 def test_other_towers_are_refused_by_name() -> None:
-    timm = {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "avg"}
-    for model in (CustomTextCLIP(32, {**timm, "timm_proj": "linear"}, TEXT), judged_model(RESNET)):
+    timm = {
+        "timm_model_name": "test_vit",
+        "image_size": 160,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+    }
+    for model in (small_clip(timm, custom=True), small_clip(RESNET)):
         with pytest.raises(InputError, match="need a ViT"):
             DenseTower(model)

@@ -154,14 +154,11 @@ NAMED = DomainConfig(
 
 def test_every_class_is_drawn_equally_often() -> None:
     class_ids = torch.tensor([3] * 97 + [0] * 900 + [2] * 3)
-    vectors = torch.arange(1000.0)[:, None]
-    samples = ClassSamples(vectors, class_ids, 5)
-    assert samples.counts.tolist() == [900, 0, 3, 97, 0]
+    samples = ClassSamples(torch.arange(1000.0)[:, None], class_ids, 5)
     drawn, drawn_ids = samples.draw(9_000, torch.Generator().manual_seed(0))
     counts = torch.bincount(drawn_ids, minlength=5)
-    assert counts[[1, 4]].tolist() == [0, 0]
     # A share of a third of 9,000 draws has a deviation of 45.
-    assert (counts[[0, 2, 3]] - 3_000).abs().max() < 5 * 45
+    assert (counts - torch.tensor([3_000, 0, 3_000, 3_000, 0])).abs().max() < 5 * 45
     assert torch.equal(drawn_ids, class_ids[drawn.long().squeeze(1)])
     assert len(torch.unique(drawn)) > 900
 
