@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -126,6 +127,21 @@ def running(
 def command(project: Project, *words: str) -> list[str]:
     """The words that run a command of this library on a project."""
     return [sys.executable, "-m", "react_pipeline", *words, "--config", str(project.path)]
+
+
+@contextmanager
+def serving(command: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A command that serves a page: the address that it prints, and its process, which is killed on
+    leaving.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        found = (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout)
+        yield next(filter(None, found))[0], process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def command_lines(pid: int) -> dict[psutil.Process, list[str]]:

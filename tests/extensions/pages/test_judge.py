@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from support.customized import customized
 from support.drawings import SHAPES, draw
 from support.judging import SLUG, header_of, say, without_labels
 from support.processes import killed
+from support.services import answer, command, serving
 from support.upkeep import edit_domain
 
 from react_pipeline.clip.base import publish_base
@@ -208,51 +205,32 @@ def test_what_is_no_answer_is_refused(board: JudgeBoard, answer: Any) -> None:
     assert not board.session.entries
 
 
-@contextmanager
-def serving(command: list[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        address = next(
-            filter(None, (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stdout))
-        )
-        yield address[0], process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def ask(url: str, body: Any) -> Any:
-    data = json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - loopback
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        return json.load(answer)
+def ask(address: str, **body: Any) -> Any:
+    headers, data = {"Content-Type": "application/json"}, json.dumps(body).encode()
+    return json.loads(answer(f"{address}view", headers=headers, body=data)[1])
 
 
 @pytest.mark.slow
 def test_acknowledged_answers_outlive_a_kill(project: Project, pictures: Path) -> None:
     log, _ = prepared(project, pictures)
-    command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(pictures)]
-    command += ["--port", "0", "--by", "a tester", "--config", str(project.path)]
-    with serving(command) as (address, process):
+    judge = command(project, "judge", SLUG, str(pictures), "--port", "0", "--by", "a tester")
+    with serving(judge) as (address, process):
         for number in range(5):
-            ask(f"{address}/view", {"answer": {"picture": number, "choice": "neither"}})
+            ask(address, answer={"picture": number, "choice": "neither"})
         process.kill()
     with log.open("ab") as file:
         file.write(b'{"picture": 5, "an')
-    with serving(command) as (address, process):
-        assert ask(f"{address}/view", {})["status"] == "5 of 8 judged"
-        ask(f"{address}/view", {"answer": {"picture": 5, "choice": "unsure"}})
-        second = subprocess.run(command, capture_output=True, text=True, check=False)
+    with serving(judge) as (address, process):
+        assert ask(address)["status"] == "5 of 8 judged"
+        ask(address, answer={"picture": 5, "choice": "unsure"})
+        second = subprocess.run(judge, capture_output=True, text=True, check=False)
         assert second.returncode == 2 and "another" in second.stderr
         process.terminate()
-        assert process.stdout is not None
-        printed = process.stdout.read()
+        printed, _ = process.communicate(timeout=900)
         assert "(6 judged, of 24 pictures)" in printed
         assert "next: react-pipeline materialize --select" in printed
-        assert process.wait(900) == 0
+        assert process.returncode == 0
     session = Session.read(log)
     assert [entry.answer for entry in session.entries] == ["neither"] * 5 + ["unsure"]
     assert {entry.judge for entry in session.entries} == {"a tester"}
-    artifact = project.store.current("judgements", SLUG)
-    assert artifact.counts["sessions"] == 1
+    assert project.store.current("judgements", SLUG).counts["sessions"] == 1
