@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 from support.customized import customized
 from support.drawings import COLOURS, SHAPES, draw, pair, write_shard
-from support.services import program
+from support.services import command, program, serving
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
@@ -66,29 +63,21 @@ def project(make_project: Callable[..., Project], tmp_path: Path) -> Project:
 
 
 @contextmanager
-def opened(project: Project, *command: str) -> Iterator[Browsed]:
+def opened(project: Project, *words: str) -> Iterator[Browsed]:
     """The page of a command."""
     program("chromium", "chromium")
     from docs.screenshots import open_page
 
-    start = [sys.executable, "-m", "react_pipeline", *command]
-    options = ["--port", "0", "--config", str(project.path)]
-    process = subprocess.Popen([*start, *options], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = next(
-            filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout))
-        )
-        with open_page(1400, 900) as page:
-            browsed = Browsed(page, found[0])
-            page.on("request", lambda request: browsed.asked.append(request.url))
-            page.on("pageerror", lambda error: browsed.wrong.append(str(error)))
-            page.on("dialog", lambda dialog: browsed.wrong.append(f"dialog {dialog.message}"))
-            page.goto(browsed.address)
-            yield browsed
-    finally:
-        process.terminate()
-        process.wait(180)
+    with (
+        serving(command(project, *words, "--port", "0")) as (address, _),
+        open_page(1400, 900) as page,
+    ):
+        browsed = Browsed(page, address)
+        page.on("request", lambda request: browsed.asked.append(request.url))
+        page.on("pageerror", lambda error: browsed.wrong.append(str(error)))
+        page.on("dialog", lambda dialog: browsed.wrong.append(f"dialog {dialog.message}"))
+        page.goto(browsed.address)
+        yield browsed
     mine = (browsed.address, "data:")
     assert browsed.wrong == [] and [url for url in browsed.asked if not url.startswith(mine)] == []
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -118,6 +119,21 @@ def running(
         yield process
     finally:
         end([process], signals)
+        process.wait()
+
+
+@contextmanager
+def serving(command: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A command that serves a page: the address that it prints, and its process, which is killed on
+    leaving.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        found = (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout)
+        yield next(filter(None, found))[0], process
+    finally:
+        process.kill()
         process.wait()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from react_pipeline.clip import EVALUATION_PRECISION, Clip
 from react_pipeline.corpus import Decoder, load_batches
-from react_pipeline.extensions.predict import Options, Picture, encode_pictures
+from react_pipeline.extensions.predict import Options, Part, Picture, encode_pictures
 from react_pipeline.labelled import list_problems, preprocessing
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import InputError
@@ -35,38 +35,27 @@ def encode(
 
     Args:
         config: For batch size and workers of `embedding`, and `corpus.max_pixels`.
-        folder: Keeps what is encoded for another call, after a kill; the vectors are a file there.
+        folder: Keeps what is encoded for another call, after a kill.
         squash: Images are resized to a square without a crop.
 
     Raises:
-        InputError: Naming the images of a part that cannot be used.
+        InputError: Naming the images that cannot be used.
         ReactError: If a vector is not finite.
     """
     workers, max_pixels = config.embedding.worker_count, config.corpus.max_pixels
     options = Options(workers=workers, max_pixels=max_pixels, is_lenient=True)
     preprocess = preprocessing(clip, squash=squash)
     precision, size = EVALUATION_PRECISION, config.embedding.batch_size
-    parts = encode_pictures(clip, pictures, folder, precision, options, preprocess, size)
-    vectors, start = _array(folder, (len(pictures), clip.dimension)), 0
-    for part in parts:
-        if part.ledger:
-            problems = [
-                f"{name}: no usable image ({why} {more})" for name, why, more in part.ledger
-            ]
-            raise InputError(
-                f"{len(problems)} of {len(pictures):,} images cannot be used; fix or replace these "
-                f"files\n{list_problems(problems)}"
-            )
-        vectors[start : start + len(part.vectors)] = part.vectors
-        start += len(part.vectors)
-    return vectors
-
-
-def _array(folder: Path | None, shape: tuple[int, int]) -> NDArray[np.float32]:
-    if folder is None:
-        return np.empty(shape, np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, shape)
+    encoded = Part.joined(
+        encode_pictures(clip, pictures, folder, precision, options, preprocess, size)
+    )
+    if encoded.ledger:
+        problems = [f"{name}: no usable image ({why} {more})" for name, why, more in encoded.ledger]
+        raise InputError(
+            f"{len(problems)} of {len(pictures):,} images cannot be used; fix or replace these "
+            f"files\n{list_problems(problems)}"
+        )
+    return encoded.vectors
 
 
 def load_images(

@@ -6,10 +6,8 @@ found. The splits are the official ones, the order of images is torchvision's.
 """
 
 import io
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from PIL import Image
 from react_pipeline.extensions.predict import Picture
 from react_pipeline.labelled import Unavailable, list_problems, read_csv
 from react_pipeline.project import escape_name
-from react_pipeline.store import InputError, file_stamp
+from react_pipeline.store import InputError
 
 from .datasets import Dataset
 from .images import Listing, read_lines
@@ -170,19 +168,14 @@ def _rows(path: Path, place: str, rows: Iterable[Any]) -> list[Picture]:
 
 def _from_hdf5(path: Path, name: str, take: Callable[[Any], Any]) -> Any:
     """Return what `take` makes of an array in a file."""
+    import h5py  # type: ignore[import-untyped]
+
     try:
-        return take(_open_hdf5(path, file_stamp(path.stat()), os.getpid())[name])
+        with h5py.File(path) as file:
+            return take(file[name])
     except FileNotFoundError as error:
         raise Unavailable(f"{path} is missing") from error
     except (OSError, KeyError, IndexError) as error:
         raise InputError(
             f"{path}: not an HDF5 file with {name!r}, or damaged ({error}); copy it again"
         ) from error
-
-
-@lru_cache(maxsize=8)
-def _open_hdf5(path: Path, _stamp: object, _process: int) -> Any:
-    """Open a file once in each process: a child shares the offset of its parent's."""
-    import h5py  # type: ignore[import-untyped]
-
-    return h5py.File(path)

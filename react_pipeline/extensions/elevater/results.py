@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from react_pipeline.lineage import resolve
@@ -129,16 +128,15 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "adaptation", "shots", "protocol"]
     for (_, adaptation, shots, protocol), group in rows.groupby(keys, sort=False):
         name = Experiment(adaptation, int(shots)).name
-        values = group["value"].astype("float64")
-        row = group.iloc[0].to_dict()
-        row |= {"figure": f"{name}.{protocol}" if shots else name, "seeds": len(group)}
-        row |= {"value": values.mean(), "spread": values.std(ddof=0), "status": "ok"}
+        values, status = group["value"], "ok"
         failed = group[values.isna()]
         if len(failed):
             several = f"{len(failed)} of {len(group)} seeds: " if len(group) > 1 else ""
-            reason = several + str(failed["unavailable"].iloc[0])
-            row |= {"value": np.nan, "spread": np.nan, "status": reason}
-        summary.append(row)
+            status = several + str(failed["unavailable"].iloc[0])
+        row = group.iloc[0].to_dict()
+        row |= {"figure": f"{name}.{protocol}" if shots else name, "seeds": len(group)}
+        row |= {"value": values.mean(skipna=False), "spread": values.std(ddof=0, skipna=False)}
+        summary.append({**row, "status": status})
     return pd.DataFrame(summary, columns=SUMMARY_COLUMNS)
 
 

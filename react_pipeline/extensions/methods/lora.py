@@ -28,16 +28,18 @@ class LoraImage(ModelMethod):
     defaults = {"learning_rate": 2e-4, "weight_decay": 0.01, "rank": RANK}
     unused_fields = frozenset({"last_k_layers"})
     step0_tolerance = 0.0
+    towers: tuple[str, ...] = ("image",)
 
     def attach(self, model: nn.Module, training: TrainingConfig) -> None:
-        """Add low-rank blocks to every block of the image tower.
+        """Add low-rank blocks to every block of the towers.
 
         Raises:
-            InputError: If it has no attention.
+            InputError: If one has no attention.
         """
-        from react_pipeline.extensions.methods.low_rank import add_low_rank, image_attention
+        from react_pipeline.extensions.methods.low_rank import add_low_rank
 
-        add_low_rank(image_attention(model), training.rank or RANK)
+        for tower in self.towers:
+            add_low_rank(model, tower, training.rank or RANK)
 
     def trains(self, name: str) -> bool:
         """The low-rank blocks."""
@@ -63,14 +65,4 @@ class LoraBoth(LoraImage):
 
     name = "lora-both"
     summary = "low-rank sums in queries, keys and values of both towers"
-
-    def attach(self, model: nn.Module, training: TrainingConfig) -> None:
-        """Add low-rank blocks to every block of both towers.
-
-        Raises:
-            InputError: If one has no attention.
-        """
-        from react_pipeline.extensions.methods.low_rank import add_low_rank, text_attention
-
-        super().attach(model, training)
-        add_low_rank(text_attention(model), training.rank or RANK)
+    towers = ("image", "text")

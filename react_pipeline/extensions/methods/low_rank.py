@@ -41,33 +41,27 @@ class LowRank(nn.Module):
         return weight + (self.up @ self.down).flatten(0, 1) / self.down.shape[1]
 
 
-def image_attention(model: nn.Module) -> list[Weight]:
-    """The weights of queries, keys and values of the image tower's blocks.
+def add_low_rank(model: nn.Module, tower: str, rank: int) -> None:
+    """Add a block to the queries, keys and values of every block of a tower, `image` or `text`, in
+    place; features change once it is trained.
 
     Raises:
-        InputError: If it has no such blocks (a ResNet, say).
+        InputError: If the tower has no such blocks (a ResNet, say).
     """
-    weights = [weight for block in vision_blocks(model) for weight in _attention(block.modules())]
-    return _required(weights, "image tower", type(model.visual).__name__)
-
-
-def text_attention(model: nn.Module) -> list[Weight]:
-    """The weights of queries, keys and values of the text tower; errors as `image_attention`."""
-    modules = (
-        module
-        for name, module in model.named_modules()
-        if name and not f"{name}.".startswith("visual.")
-    )
-    return _required(list(_attention(modules)), "text tower", type(model).__name__)
-
-
-def _required(weights: list[Weight], tower: str, name: str) -> list[Weight]:
+    if tower == "image":
+        modules = [module for block in vision_blocks(model) for module in block.modules()]
+    else:
+        named = model.named_modules()
+        modules = [module for name, module in named if not f"{name}.".startswith("visual.")]
+    weights = list(_attention(modules))
     if not weights:
         raise InputError(
-            f"{name}: low-rank blocks need attention, and the {tower} has none that is known; "
-            "choose another method"
+            f"{type(model).__name__}: low-rank blocks need attention, and the {tower} tower has "
+            "none that is known; choose another method"
         )
-    return weights
+    for module, name, projections in weights:
+        block = LowRank(getattr(module, name), projections, rank)
+        parametrize.register_parametrization(module, name, block)
 
 
 def _attention(modules: Iterable[nn.Module]) -> Iterator[Weight]:
@@ -80,13 +74,6 @@ def _attention(modules: Iterable[nn.Module]) -> Iterator[Weight]:
             layers = [getattr(module, name, None) for name in names]
             if all(isinstance(layer, nn.Linear) for layer in layers):
                 yield from ((layer, "weight", 1) for layer in layers if layer is not None)
-
-
-def add_low_rank(weights: Iterable[Weight], rank: int) -> None:
-    """Add a block to each of these weights, in place; features change once it is trained."""
-    for module, name, projections in weights:
-        block = LowRank(getattr(module, name), projections, rank)
-        parametrize.register_parametrization(module, name, block)
 
 
 def merge_low_rank(model: nn.Module) -> None:

@@ -206,7 +206,10 @@ def read_judgements(project: Project, slug: str) -> Judgements | None:
         session = Session.read(path)
         sides = (session.header.candidate, session.header.against)
         try:
-            models = {side.checkpoint: judged_model(project, slug, side) for side in sides}
+            models = {
+                side.checkpoint: project.store.open(*_place(slug, side.method), side.checkpoint)
+                for side in sides
+            }
         except ReactError:
             continue
         if session.header.measure == shared_prompts(project, slug) and session.entries:
@@ -226,15 +229,6 @@ def shared_prompts(project: Project, slug: str) -> dict[str, Any]:
     domain = project.domain(slug)
     names = {} if domain.prompt_names == domain.class_names else {"names": domain.prompt_names}
     return {"classes": domain.class_names, **names, **domain.wording}
-
-
-def judged_model(project: Project, slug: str, side: Side) -> Artifact:
-    """Return the artifact of a judged model.
-
-    Raises:
-        MissingArtifact: If it was pruned.
-    """
-    return project.store.open(*_place(slug, side.method), side.checkpoint)
 
 
 def side_of(model: Artifact) -> Side:

@@ -30,7 +30,7 @@ from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.stage import ALL
-from react_pipeline.store import Artifact, MissingArtifact
+from react_pipeline.store import Artifact, MissingArtifact, Scratch
 
 OVERVIEW = "overview"
 """The stage."""
@@ -56,39 +56,31 @@ def overview(project: Project) -> Artifact:
             f"no domain has a current comparison ({reasons}); materialize `comparison`",
             (OVERVIEW, ALL),
         )
-    return project.store.build(
-        inputs, lambda directory, _: write_overview(project, comparisons, skipped, directory)
-    )
 
+    def write(directory: Path, _: Scratch) -> dict[str, Any]:
+        gains = {slug: read_gains(one) for slug, one in comparisons.items()}
+        table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped)
+        for position, method in table.loc[table["domain"] == MEAN, "method"].items():
+            for names, value in _intervals(table, str(method), gains).items():
+                table.loc[position, list(names)] = value
+        write_tables(table, directory)
+        means = table[table["domain"] == MEAN]
+        total = len(comparisons) + len(skipped)
+        draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {total}")
+        page = overview_page(table, directory / "overview.png")
+        (directory / "dashboard.html").write_text(page, encoding="utf-8")
+        by_method = means.set_index("method")
+        columns = (*METRICS, "delta_top1", "gain_over_control")
+        columns += tuple(name for name in SEED_COLUMNS if name in table)
+        return {
+            "domains": len(comparisons),
+            "domains_known": total,
+            "skipped": dict(skipped),
+            "covers": {method: str(status) for method, status in by_method["status"].items()},
+            **{name: present_values(by_method[name]) for name in columns},
+        }
 
-def write_overview(
-    project: Project,
-    comparisons: Mapping[str, Artifact],
-    skipped: Mapping[str, str],
-    directory: Path,
-) -> dict[str, Any]:
-    """Write the files of an overview; returns its counts."""
-    gains = {slug: read_gains(one) for slug, one in comparisons.items()}
-    table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped)
-    for position, method in table.loc[table["domain"] == MEAN, "method"].items():
-        for names, value in _intervals(table, str(method), gains).items():
-            table.loc[position, list(names)] = value
-    write_tables(table, directory)
-    means = table[table["domain"] == MEAN]
-    total = len(comparisons) + len(skipped)
-    draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {total}")
-    page = overview_page(table, directory / "overview.png")
-    (directory / "dashboard.html").write_text(page, encoding="utf-8")
-    by_method = means.set_index("method")
-    columns = (*METRICS, "delta_top1", "gain_over_control")
-    columns += tuple(name for name in SEED_COLUMNS if name in table)
-    return {
-        "domains": len(comparisons),
-        "domains_known": total,
-        "skipped": dict(skipped),
-        "covers": {method: str(status) for method, status in by_method["status"].items()},
-        **{name: present_values(by_method[name]) for name in columns},
-    }
+    return project.store.build(inputs, write)
 
 
 def overview_is_current(project: Project) -> Artifact:

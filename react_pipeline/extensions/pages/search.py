@@ -31,10 +31,11 @@ from react_pipeline.corpus import (
 from react_pipeline.embedding import Side, StoredVectors, row_metadata, sides
 from react_pipeline.extensions.pages.server import PER_PAGE, Asked, Board, Button, Item, Menu, View
 from react_pipeline.indexing import Index
+from react_pipeline.labelled import read_file
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.stage import encoder_in
-from react_pipeline.store import MAX_IMAGE_BYTES, Artifact, InputError, read_bounded
+from react_pipeline.store import Artifact, InputError
 from react_pipeline.web_policy import plain_url
 
 if TYPE_CHECKING:
@@ -163,10 +164,9 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
 
 def _read_image(path: Path, max_pixels: int) -> Image:
     try:
-        return decode_image(read_bounded(path, MAX_IMAGE_BYTES), max_pixels)
-    except (OSError, BadImage) as error:
-        reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
-        raise InputError(f"{path}: {reason}; --image wants an image file") from error
+        return decode_image(read_file(path), max_pixels)
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; --image wants an image file") from error
 
 
 class Query(Asked):

@@ -1,4 +1,5 @@
 from .commands import Source as Source
+from .encoding import Part as Part
 from .encoding import encode_pictures as encode_pictures
 from .pictures import Picture as Picture
 from .pictures import find_pictures as find_pictures

@@ -1,11 +1,16 @@
-"""The benchmark end to end on stand-ins of the data: features, results, submission, comparison."""
+"""The benchmark end to end on stand-ins of the data: features, results, submission, comparison, and
+its assets.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +18,19 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+from conftest import write_project
+from mlflow import MlflowClient
 from PIL import Image
 from support.elevater import png, write_elevater
+from support.launch import dagster_home, metadata_of
 
+from react_pipeline.assets import to_partition_key
+from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.clip import load, publish_base
 from react_pipeline.embedding import Encoder
+from react_pipeline.extensions.elevater.assets import count_pairs
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
-from react_pipeline.extensions.elevater.features import publish_features
+from react_pipeline.extensions.elevater.features import digests_of_test_images, publish_features
 from react_pipeline.extensions.elevater.measuring import Measurer
 from react_pipeline.extensions.elevater.readers import read_dataset
 from react_pipeline.extensions.elevater.results import (
@@ -30,7 +41,7 @@ from react_pipeline.extensions.elevater.results import (
 from react_pipeline.extensions.elevater.submission import write_submission
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, InputError, StaleArtifact
+from react_pipeline.store import Artifact, InputError, Inputs, StaleArtifact
 
 GONE = ("dtd", "mnist", "stanford-cars")
 SST = "rendered-sst2"
@@ -44,7 +55,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project_on(make_project: Callable[..., Project], data: Path) -> Callable[..., Project]:
     def make(root: Path | str | None = data, **elevater: object) -> Project:
-        project = make_project(elevater={"root": root and str(root), **elevater})
+        elevater["root"] = root and str(root)
+        project = make_project(elevater=elevater, embedding={"batch_size": 8})
         publish_base(project)
         return project
 
@@ -94,20 +106,17 @@ def test_seventeen_of_twenty_are_said_and_missing_is_not_zero(
 ) -> None:
     there = [name for name in DATASETS if name not in GONE]
     artifact = results(project_on(write_elevater(tmp_path / "data", 2, only=there)))
-    rows = rows_of(artifact).set_index("dataset")
+    rows, counts = rows_of(artifact).set_index("dataset"), artifact.counts
     assert rows.loc[list(GONE), "value"].isna().all()
     assert rows.loc[list(GONE), "unavailable"].str.contains("no copy of it").all()
     assert list(rows.index) == list(DATASETS) and rows["value"].notna().sum() == 17
-    assert (artifact.counts["datasets_evaluated"], artifact.counts["of"]) == (17, 20)
-    assert artifact.counts["mean"]["zero-shot"] == pytest.approx(rows["value"].dropna().mean())
-    assert set(artifact.counts["not_measured"]) == set(GONE)
-    names = write_submission(artifact, "zero_shot", tmp_path / "mine.zip")
-    assert names == there
-    table = artifact.file("table.md").read_text()
-    assert "(17 of 20)" in table
+    assert (counts["datasets_evaluated"], counts["of"]) == (17, 20)
+    assert counts["mean"]["zero-shot"] == pytest.approx(rows["value"].mean())
+    assert set(counts["not_measured"]) == set(GONE)
+    assert write_submission(artifact, "zero_shot", tmp_path / "mine.zip") == there
     # Official numbers of images are something else, and the table says so.
-    assert artifact.counts["datasets_with_fewer_images"] == 17
-    assert "| cifar-10 | accuracy | 20 of 10,000 |" in table
+    table = artifact.file("table.md").read_text()
+    assert "(17 of 20)" in table and "| cifar-10 | accuracy | 20 of 10,000 |" in table
 
 
 def test_what_cannot_be_measured_is_said_before_encoding(
@@ -136,50 +145,37 @@ def test_a_kill_costs_only_what_was_not_finished(
     project = project_on(datasets=["mnist", "fer-2013"])
     done: list[Any] = []
 
-    def killed_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    def killed_once(function: Callable[..., Any], number: int) -> Callable[..., Any]:
         def call(*given: Any) -> Any:
             done.append(given[1])
-            if len(done) == 2:
+            if len(done) == number:
                 raise KeyboardInterrupt
             return function(*given)
 
         return call
 
-    monkeypatch.setattr(Encoder, "images", killed_once(Encoder.images))
-    with pytest.raises(KeyboardInterrupt):
-        publish_features(project, "shapes", "base")
-    made = publish_features(project, "shapes", "base")
-    assert [len(batch) for batch in done] == [20, 14, 14]
-    assert made.counts["images"] == 34
-
-    done.clear()
-    monkeypatch.setattr(Measurer, "measure", killed_once(Measurer.measure))
-    with pytest.raises(KeyboardInterrupt):
-        publish_results(project, "shapes", "base")
-    artifact = publish_results(project, "shapes", "base")
-    assert [entry.name for entry in done] == ["mnist", "fer-2013", "fer-2013"]
-    assert set(rows_of(artifact)["dataset"]) == {"mnist", "fer-2013"}
+    for owner, name, number, publish, seen in (
+        (Encoder, "images", 4, publish_features, [8, 8, 4, 8, 8, 6]),  # of 20 and of 14 images
+        (Measurer, "measure", 2, publish_results, ["mnist", "fer-2013", "fer-2013"]),
+    ):
+        done.clear()
+        monkeypatch.setattr(owner, name, killed_once(getattr(owner, name), number))
+        with pytest.raises(KeyboardInterrupt):
+            publish(project, "shapes", "base")
+        made = publish(project, "shapes", "base")
+        assert [one.name if owner is Measurer else len(one) for one in done] == seen
+    assert set(rows_of(made)["dataset"]) == {"mnist", "fer-2013"}
 
 
-def test_images_are_encoded_in_batches_of_the_configuration(
-    make_project: Callable[..., Project], data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elevater = {"root": str(data), "datasets": ["mnist"]}
-    project = make_project(elevater=elevater, embedding={"batch_size": 8})
-    publish_base(project)
-    encode, sizes = Encoder.images, []
-
-    def counted(self: Encoder, batch: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(batch))
-        return encode(self, batch)
-
-    monkeypatch.setattr(Encoder, "images", counted)
-    publish_features(project, "shapes", "base")
-    assert sizes == [8, 8, 4]
+FIELDS = [
+    *("model_name", "dataset_name", "num_trainable_params", "num_params", "num_visual_params"),
+    *("num_backbone_params", "n_shot", "rnd_seeds", "predictions"),
+]
+"""In the order of ELEVATER's submissions."""
 
 
 def test_shots_are_measured_by_both_protocols_for_each_seed(
-    project_on: Callable[..., Project],
+    project_on: Callable[..., Project], tmp_path: Path
 ) -> None:
     artifact = results(project_on(datasets=[SST, "fer-2013"], shots=[5, 50], seeds=2))
     rows = rows_of(artifact)
@@ -204,8 +200,30 @@ def test_shots_are_measured_by_both_protocols_for_each_seed(
     prediction = json.loads(path.read_text())
     assert (prediction["rnd_seeds"], prediction["n_shot"]) == ([1], 5)
     assert np.shape(prediction["predictions"]) == (1, 14, 7)
+    mine = tmp_path / "mine.zip"
+    names = write_submission(artifact, "linear_probe_5", mine)
+    assert names == ["fer-2013", SST]
+    with zipfile.ZipFile(mine) as archive:
+        (member,) = archive.infolist()
+        entries = json.loads(archive.read("all_predictions.json"))["data"]
+    assert member.compress_type == zipfile.ZIP_DEFLATED
+    assert [entry["dataset_name"] for entry in entries] == names
+    assert list(entries[0]) == FIELDS and entries[0]["rnd_seeds"] == [0, 1]
+    assert entries[0]["predictions"][1:] == prediction["predictions"]
+    before = mine.read_bytes()
+    assert write_submission(artifact, "linear_probe_5", mine) and mine.read_bytes() == before
     with pytest.raises(InputError, match="rematerialize"):
         fresh(project_on(datasets=[SST], shots=[5]), "benchmark_results", "shapes/base")
+
+
+def test_a_submission_that_cannot_be_finished_leaves_no_zip(tmp_path: Path) -> None:
+    results: Any = SimpleNamespace(path=tmp_path)
+    folder = tmp_path / "predictions" / "linear_probe_5"
+    folder.mkdir(parents=True)
+    (folder / "seed1_dtd.json").write_text("{")
+    with pytest.raises(ValueError, match="line 1"):
+        write_submission(results, folder.name, tmp_path / "mine.zip")
+    assert not list(tmp_path.glob("*.zip*"))
 
 
 def test_a_tower_is_fine_tuned_on_the_images_of_its_features(
@@ -223,9 +241,11 @@ def test_a_tower_is_fine_tuned_on_the_images_of_its_features(
     with pytest.raises(StaleArtifact, match="benchmark_features"):
         publish_results(project, "shapes", "base")
     image.write_bytes(before)
-    rows = rows_of(publish_results(project, "shapes", "base"))
+    artifact = publish_results(project, "shapes", "base")
+    rows = rows_of(artifact)
     tuned = rows[rows["adaptation"] == "fine-tune"]
     assert len(tuned) == 2 and tuned["value"].notna().all()
+    assert artifact.file(f"predictions/finetuning_5/seed0_{SST}.json").is_file()
 
 
 def summary(**values: float | None) -> pd.DataFrame:
@@ -250,12 +270,51 @@ def test_unequal_sets_are_compared_on_what_both_have() -> None:  # FAULTS 32
     assert table.loc["imagenet", "delta"] == pytest.approx(0.8)  # and in no mean
 
 
-@pytest.mark.parametrize(
-    ("elevater", "field"),
-    [({"datasets": ["cifar10"]}, "datasets"), ({"shots": [7]}, "shots"), ({"seeds": 0}, "seeds")],
-)
-def test_a_wrong_setting_names_its_field(
-    make_project: Callable[..., Project], elevater: dict[str, object], field: str
+WANTED = ["fer-2013", "mnist", "dtd"]
+METHODS = ("base", "gated-image", "linear-head")
+
+
+@pytest.mark.slow
+@pytest.mark.operations
+def test_a_launch_builds_checks_shows_and_compares_the_benchmark(
+    tmp_path: Path, tiny_checkpoint: Path, drawings: Path, mlflow_database: Path
 ) -> None:
-    with pytest.raises(InputError, match=rf"elevater\.{field}"):
-        make_project(elevater=elevater)
+    """The whole lineage of one domain, with two of three data sets there."""
+    write_elevater(tmp_path / "data", only=WANTED[:2])
+    elevater = {"root": "data", "datasets": WANTED}
+    project = write_project(tmp_path, tiny_checkpoint, drawings, elevater=elevater)
+    shutil.copy(mlflow_database, tmp_path)
+    with dagster_home(tmp_path / "home"):
+        first = materialize("*", ["shapes"], METHODS, project.path)
+        second = materialize("group:benchmark", ["shapes"], METHODS, project.path)
+        with open_instance(project) as instance:
+            key = to_partition_key("shapes/gated-image")
+            shown = metadata_of(instance, "benchmark_results", key)
+    assert not first.failed and not first.skipped
+    # Features and results of the base and the method with an image tower, and their comparison.
+    assert (second.built, second.reused) == (0, 5)
+    artifact = project.store.current("benchmark_results", "shapes/gated-image")
+    run = MlflowClient(project.config.tracking_uri).get_run(str(shown["mlflow_run_id"]))
+    for name in ("mean.zero-shot", "value.zero-shot.mnist", "datasets_evaluated"):
+        assert shown[name] == run.data.metrics[name]
+    assert shown["mean.zero-shot"] == artifact.counts["mean"]["zero-shot"]
+    assert "dtd" in str(shown["table"]) and "2 of 20" in str(shown["table"])
+
+    artifact = project.store.current("benchmark_comparison", "shapes")
+    assert artifact.counts["methods"] == ["gated-image"] and not artifact.counts["skipped"]
+    assert artifact.counts["datasets_compared"] == {"gated-image.zero-shot": 2}
+    assert artifact.counts["mean_delta"].keys() == {"gated-image.zero-shot"}
+
+
+def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) -> None:
+    def write(directory: Path, _: object) -> dict[str, int]:
+        pairs = pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]})
+        pairs.to_parquet(directory / "pairs.parquet")
+        (directory / "mnist").mkdir()
+        for split, byte in (("test", 0xAB), ("train", 0xCD)):
+            digests = np.full((1, 32), byte, np.uint8)
+            np.save(directory / "mnist" / f"{split}_sha256.npy", digests)
+        return {}
+
+    made = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write)
+    assert count_pairs(made, digests_of_test_images(made)) == 1

@@ -4,15 +4,15 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.commands import assert_loads_no_torch
-from support.elevater import png, write_elevater
+from support.commands import call
+from support.elevater import write_elevater
 
 from react_pipeline.clip import publish_base
-from react_pipeline.commands.cli import main
 from react_pipeline.extensions.elevater import publish_features, publish_results
 from react_pipeline.project import Project
 
@@ -21,14 +21,7 @@ from react_pipeline.project import Project
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main(["elevater", *arguments])
-        reported = capsys.readouterr()
-        return int(stop.value.code or 0), reported.out, reported.err
-
-    return call
+    return partial(call, capsys, "elevater")
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +103,3 @@ def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path:
     shutil.rmtree(tiny_project.config.store)  # the images are looked for before the model
     code, _, reported = run("retrieval", str(file), str(tmp_path))
     assert code == 2 and "1 of 3 images are missing" in reported and "red.png" in reported
-
-
-def test_a_check_loads_no_torch(tmp_path: Path) -> None:
-    image = tmp_path / "imagenet-1k" / "val" / "tench" / "a.png"
-    image.parent.mkdir(parents=True)
-    image.write_bytes(png(0, "a"))
-    assert_loads_no_torch("elevater", "check", ".", cwd=tmp_path)

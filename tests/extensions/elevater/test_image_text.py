@@ -48,10 +48,8 @@ def test_karpathys_json_gives_first_five_captions_of_a_split(tmp_path: Path) -> 
     ("text", "message"),
     [
         ("{", "is not Karpathy's JSON"),
-        ('{"pictures": []}', "JSON: images"),
         ('{"images": [{"filename": "a", "split": "test"}]}', r"images\.0\.sentences"),
         (karpathy(entry("a", ["x"], "val")), "no captioned image of the split 'test'; it has val"),
-        ("[" * 100_000, "is not Karpathy's JSON"),
     ],
 )
 def test_a_json_that_cannot_be_used_is_named_with_its_fault(
@@ -59,6 +57,5 @@ def test_a_json_that_cannot_be_used_is_named_with_its_fault(
 ) -> None:
     path = tmp_path / "dataset.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(InputError, match=rf"dataset\.json.*{message}"):
         read_karpathy(path)
-    assert "dataset.json" in str(error.value)

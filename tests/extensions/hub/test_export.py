@@ -1,5 +1,5 @@
 """An exported folder is used by itself: its own README's lines load it, with the checkpoint's
-features bit for bit.
+features bit for bit. A push to a stand-in of the Hub, and one clear line for whatever goes wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,17 @@ import onnxruntime
 import open_clip
 import pytest
 import torch
-import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import _http
 from PIL import Image
 from safetensors.torch import load_file
+from support.commands import call
 from support.customized import customized
+from support.drawings import SHAPES
+from support.hub import TOKEN, HubServer
 from support.processes import killed
 from support.text_tower import write_text_tower_checkpoint
+from support.upkeep import edit_domain
 from torch import Tensor
 
 from react_pipeline.clip import Clip, load, publish_base
@@ -36,7 +40,7 @@ from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.extensions.demo.packages import CORPUS_SOURCES
 from react_pipeline.extensions.hub import export as exporting
 from react_pipeline.extensions.hub.card import _base_on_hub, ingredients
-from react_pipeline.extensions.hub.export import export
+from react_pipeline.extensions.hub.export import create_repository, export, upload
 from react_pipeline.indexing import build_index
 from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.pages import render
@@ -80,15 +84,6 @@ def exported(project: Project, tmp_path: Path) -> Exported:
     return make
 
 
-def crowned(project: Project) -> Artifact:
-    """A checkpoint of `gated-image` that is the champion."""
-    checkpoint = customized(project, "gated-image")
-    for method in ("base", "gated-image"):
-        evaluate(project, "shapes", method)
-    promote(project, "shapes", "gated-image", "<b>better</b>")
-    return checkpoint
-
-
 def card_of(folder: Path) -> str:
     return (folder / "README.md").read_text()
 
@@ -121,20 +116,6 @@ def run_readme(folder: Path, containing: str, **names: Any) -> dict[str, Any]:
 needs_local_dir = pytest.mark.skipif(
     not hasattr(open_clip.factory, "LOCAL_DIR_PREFIX"), reason="this open_clip has no local-dir:"
 )
-
-
-@needs_local_dir
-def test_plain_open_clip_loads_a_model_by_the_readme_lines(
-    exported: Exported, tmp_path: Path
-) -> None:
-    checkpoint, folder = exported("full-control")
-    assert folder == tmp_path / "exported"
-    card = card_of(folder)
-    assert "drawn at random" in card and "a yardstick, not a model to use" in card
-    names = run_readme(folder, "local-dir:")
-    expected = features(load(checkpoint.path))
-    assert same(features((names["model"], names["preprocess"], names["tokenizer"])), expected)
-    assert same(features(load(folder)), expected)
 
 
 WITHOUT_THIS_PACKAGE = """
@@ -205,12 +186,12 @@ def test_a_head_classifies_with_the_readme_lines(project: Project, exported: Exp
 def test_onnxruntime_gives_torchs_classes_from_one_file(
     project: Project, exported: Exported, method: str
 ) -> None:
-    _, folder = exported(method, formats=["onnx"])
+    _, folder = exported(method, formats=["onnx-int8", "onnx"])
     evaluation = project.store.current("evaluation_set", "shapes")
     pictures = [Path(path) for path in read_images(evaluation)["path"]]
     classifier = Classifier.load(folder, precision="fp32")
-    opened = [Image.open(path).convert("RGB") for path in pictures]
-    images = torch.stack([classifier.clip.preprocess(one) for one in opened])
+    preprocess = classifier.clip.preprocess
+    images = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in pictures])
     names = run_readme(folder, "onnx", images=images.numpy())
     found = classifier.predict(pictures)
     assert [classifier.classes[number] for number in names["class_ids"]] == [
@@ -224,30 +205,30 @@ def test_onnxruntime_gives_torchs_classes_from_one_file(
     if method == "gated-image":
         base = load(project.store.current("base_checkpoint", "all").path)
         assert not torch.allclose(vectors, base.encode_images(images), atol=1e-2)
+    # The loss of 8 bits is measured on the pairs.
+    pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
+    batch = torch.stack([preprocess(pairs.decoded(place)) for place in range(len(pairs))])
+    exact, ours = (
+        onnxruntime.InferenceSession(str(folder / name))
+        .run(["similarities"], {"batch": batch.numpy()})[0]
+        .argmax(axis=1)
+        for name in ("model.onnx", "model.int8.onnx")
+    )
+    loss = json.loads((folder / "export.json").read_text())["formats"]["onnx-int8"]
+    assert loss == {"pairs": len(pairs), "agreement": float(np.mean(ours == exact))}
+    assert (folder / "model.int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
+    assert f"for {100 * loss['agreement']:.1f}%" in card_of(folder)
 
 
 def test_an_onnx_model_that_differs_from_torch_is_not_exported(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(InputError, match="onnx-int8"):
+        exported(formats=["tflite"])
     monkeypatch.setattr("react_pipeline.extensions.hub.onnx_model.MAX_DIFFERENCE", -1.0)
     with pytest.raises(ReactError, match="differs"):
         exported(formats=["onnx"])
     assert not (tmp_path / "exported").exists()
-
-
-def test_a_renamed_class_is_an_error_and_exports_keep_the_name(
-    project: Project, tmp_path: Path
-) -> None:
-    crowned(project)
-    assert Classifier.load("shapes", config=project.path).origin.method == "gated-image"
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(path.read_text().replace("square", "box"))
-    with pytest.raises(InputError, match="'box', 'square'"):
-        Classifier.load("shapes", config=project.path)
-    with pytest.raises(StaleArtifact):
-        Classifier.load("shapes", "gated-image", config=project.path)
-    folder = export(project, "shapes", "champion", tmp_path / "exported")
-    assert "square" in Classifier.load(folder).classes
 
 
 def test_the_record_lists_every_file_and_no_other_comes_along(
@@ -370,16 +351,21 @@ def test_champion_is_exported_though_its_method_has_newer_model(
 ) -> None:
     with pytest.raises(InputError, match="the base is champion"):
         export(project, "shapes", "champion", tmp_path / "none")
-    first = crowned(project)
+    first = customized(project, "gated-image")
+    for method in ("base", "gated-image"):
+        evaluate(project, "shapes", method)
+    promote(project, "shapes", "gated-image", "<b>better</b>")
+    assert Classifier.load("shapes", config=project.path).origin.method == "gated-image"
     # The domain's classes and the model are others by now.
-    path = project.config.domains / "shapes.yaml"
-    raw = yaml.safe_load(path.read_text())
     project = make_project(customization={"defaults": {"steps": 5}})
-    path.write_text(yaml.safe_dump({**raw, "classes": [*raw["classes"], "star"]}))
+    edit_domain(project, "shapes", classes=[*SHAPES, "star"])
+    with pytest.raises(InputError, match="'star'"):
+        Classifier.load("shapes", config=project.path)
     prepare(project)
     assert customized(project, "gated-image").fingerprint != first.fingerprint
     folder = export(project, "shapes", "champion", tmp_path / "champion")
     assert same(features(load(folder)), features(load(first.path)))
+    assert Classifier.load(folder).classes == SHAPES
     promotion = project.store.current("promotion", "shapes").fingerprint
     record = json.loads((folder / "export.json").read_text())
     expected = {"method": "gated-image", "fingerprint": first.fingerprint, "promotion": promotion}
@@ -390,7 +376,7 @@ def test_champion_is_exported_though_its_method_has_newer_model(
     assert "4: circle, square, triangle, cross" in card and "steps 4" in card
     assert re.search(r"^\| \*\*gated-image\*\* \(this model\).*\| 16 \|$", card, re.MULTILINE)
     assert "| base | not evaluated |" in card
-    path.unlink()
+    (project.config.domains / "shapes.yaml").unlink()
     assert "Domain `shapes`" in card_of(export(project, "shapes", "champion", tmp_path / "last"))
     with pytest.raises(InputError, match="no domain 'shapes'"):
         export(project, "shapes", "gated-image", tmp_path / "none")
@@ -410,64 +396,134 @@ def test_the_demo_licences_are_listed_by_package(make_project: Make) -> None:
     assert plain.count("Fill in") == 2
 
 
-def test_class_names_and_titles_come_escaped_into_the_card(
+def test_a_model_without_labels_has_a_card_with_its_names_escaped(
     project: Project, exported: Exported
 ) -> None:
-    path = project.config.domains / "shapes.yaml"
-    raw = yaml.safe_load(path.read_text())
-    raw["title"] = "Shapes\n---\n# <b>hi</b>"
-    raw["classes"][1] = "squ|are](http://evil)"
-    raw.pop("evaluation")
-    path.write_text(yaml.safe_dump(raw))
-    prepare(project)
-    card = card_of(exported()[1])
-    assert "<b>" not in card.replace(r"\<b", "")
-    assert r"squ\|are\](http\://evil)" in card
-    assert len(re.findall("^---$", card, re.MULTILINE)) == 2
-    assert not re.search(r"^# .*\n.*^# ", card, re.MULTILINE | re.DOTALL)
-
-
-def test_the_loss_of_8_bits_is_measured_on_the_pairs(project: Project, exported: Exported) -> None:
-    with pytest.raises(InputError, match="onnx-int8"):
-        exported(formats=["tflite"])
-    _, folder = exported(formats=["onnx-int8", "onnx"])
-    loss = json.loads((folder / "export.json").read_text())["formats"]["onnx-int8"]
-    pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
-    preprocess = load(folder).preprocess
-    batch = torch.stack([preprocess(pairs.decoded(place)) for place in range(len(pairs))])
-    exact, ours = (
-        onnxruntime.InferenceSession(str(folder / name))
-        .run(["similarities"], {"batch": batch.numpy()})[0]
-        .argmax(axis=1)
-        for name in ("model.onnx", "model.int8.onnx")
-    )
-    assert loss == {"pairs": len(pairs), "agreement": float(np.mean(ours == exact))}
-    assert (folder / "model.int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
-    assert f"for {100 * loss['agreement']:.1f}%" in card_of(folder)
-
-
-def test_8_bits_need_no_full_precision_and_no_labels(project: Project, exported: Exported) -> None:
-    path = project.config.domains / "shapes.yaml"
-    path.write_text(path.read_text().split("evaluation:")[0])
+    fields = {"title": "Shapes\n---\n# <b>hi</b>", "evaluation": None}
+    edit_domain(project, "shapes", classes=["circle", "squ|are](http://evil)"], **fields)
     prepare(project)
     customized(project, "locked-text")
     evaluate(project, "shapes", "locked-text")
     _, folder = exported("locked-text", formats=["onnx-int8"])
-    assert not (folder / "model.onnx").exists()
+    assert not (folder / "model.onnx").exists()  # 8 bits need no full precision
     card = ModelCard.load(folder / "README.md")
-    assert "unavailable" in card.content
     assert (card.data.library_name, card.data.base_model) == ("open_clip", None)
     assert card.data.tags == ["clip", "react", "locked-text"]
+    text = card_of(folder)
+    assert "unavailable" in text and r"squ\|are\](http\://evil)" in text
+    assert "<b>" not in text.replace(r"\<b", "")
+    assert len(re.findall("^---$", text, re.MULTILINE)) == 2
+    assert not re.search(r"^# .*\n.*^# ", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    ("pretrained", "name"),
-    [
+def test_a_base_is_named_as_on_the_hub() -> None:
+    for pretrained, name in (
         ("laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
         ("hf-hub:timm/ViT-B-16-SigLIP2@main", "timm/ViT-B-16-SigLIP2"),
-        ("/some/folder", None),
-        (None, None),
-    ],
-)
-def test_a_base_is_named_as_on_the_hub(pretrained: str | None, name: str | None) -> None:
-    assert _base_on_hub({"model": "react_ViT-B-32", "pretrained": pretrained}) == name
+    ):
+        assert _base_on_hub({"model": "react_ViT-B-32", "pretrained": pretrained}) == name
+
+
+NAME = "me/shapes"
+KEY = "models/me/shapes"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    server = HubServer()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    use(monkeypatch, server.url)
+    yield server
+    server.stop()
+
+
+def use(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """As HF_ENDPOINT, which the library reads when it is imported."""
+    # Versions before 1.0 keep a client for each thread, of a test that was offline too.
+    getattr(_http, "reset_sessions", lambda: None)()
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What an export looks like from outside."""
+    (tmp_path / "exported" / "text").mkdir(parents=True)
+    for name in ("README.md", "export.json", "open_clip_model.safetensors", "text/config.json"):
+        (tmp_path / "exported" / name).write_text("{}")
+    return tmp_path / "exported"
+
+
+def held(hub: HubServer) -> dict[str, bytes]:
+    return {name: one for name, one in hub.repositories[KEY].items() if name != ".gitattributes"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(("status", "token"), [(401, "hf_wrong"), (403, TOKEN)])
+def test_a_token_that_is_refused_is_one_line(
+    hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, status: int, token: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    hub.refuse = lambda _, path: 403 if status == 403 and path.endswith("/create") else None
+    with pytest.raises(InputError, match=str(status)) as raised:
+        create_repository(NAME, overwrite=False)
+    assert token not in str(raised.value) and "\n" not in str(raised.value)
+    assert hub.repositories == {}
+
+
+@pytest.mark.parametrize(("method", "at"), [("PUT", "/upload/"), ("POST", "/commit/")])
+@pytest.mark.parametrize("status", [0, 500])
+def test_an_interrupted_upload_publishes_nothing(
+    hub: HubServer, folder: Path, method: str, at: str, status: int
+) -> None:
+    hub.repositories[KEY] = before = {"export.json": b"{}", "model.onnx": b"old"}
+    hub.refuse = lambda asked, path: status if asked == method and at in path else None
+    with pytest.raises(ReactError, match="push again") as raised:
+        upload(folder, NAME)
+    assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
+    assert hub.repositories[KEY] == before
+    hub.refuse = lambda _method, _path: None
+    upload(folder, NAME)
+    assert held(hub) == contents(folder)
+
+
+def test_without_a_network_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    use(monkeypatch, "http://127.0.0.1:9")
+    with pytest.raises(ReactError, match="nothing was sent") as raised:
+        create_repository(NAME, overwrite=False)
+    assert "\n" not in str(raised.value) and constants.ENDPOINT in str(raised.value)
+
+
+def test_a_name_that_is_no_repository_is_refused() -> None:
+    with pytest.raises(InputError, match="OWNER/NAME"):
+        create_repository("me/shapes/more", overwrite=False)
+
+
+def test_an_existing_repository_is_only_replaced_with_overwrite(
+    hub: HubServer, retrieved_project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    customized(retrieved_project, "gated-image")
+
+    def push(to: str, *more: str) -> tuple[int, str, str]:
+        options = ["--config", str(retrieved_project.path), "--to", str(tmp_path / to)]
+        return call(capsys, "export", "shapes", "gated-image", *options, "--push", NAME, *more)
+
+    code, out, reported = push("first")
+    assert code == 0, reported
+    assert f"{hub.url}/me/shapes/commit/" in out and TOKEN not in out + reported
+    assert held(hub) == contents(tmp_path / "first")
+    (asked,) = hub.created
+    assert "private" in (asked.get("visibility"), "private" if asked.get("private") else "")
+    hub.repositories[KEY]["model.onnx"] = b"old"
+    code, _, reported = push("second")
+    assert code == 2 and "--overwrite" in reported and len(reported.splitlines()) == 1
+    assert "model.onnx" in held(hub) and not (tmp_path / "second").exists()
+    code, _, reported = push("second", "--overwrite")
+    assert code == 0, reported
+    assert held(hub) == contents(tmp_path / "second")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from support.customized import customized
 from support.drawings import SHAPES, draw
 from support.judging import SLUG, header_of, say, without_labels
 from support.processes import killed
+from support.services import answer, command, serving
 from support.upkeep import edit_domain
 
 from react_pipeline.clip.base import publish_base
@@ -91,25 +94,14 @@ def test_the_same_pictures_resume_and_others_begin_anew(project: Project, pictur
     assert prepared(project, pictures)[0] != first
 
 
-@pytest.mark.parametrize(
-    ("candidate", "against", "error", "words"),
-    [
+def test_models_that_cannot_be_compared_are_refused(project: Project, pictures: Path) -> None:
+    for candidate, against, error, words in (
         (GATED, GATED, InputError, "with itself"),
         (GATED, "nothing", InputError, "nothing"),
-        ("nothing", "champion", InputError, "nothing"),
         ("locked-text", "base", MissingArtifact, "locked-text"),
-    ],
-)
-def test_models_that_cannot_be_compared_are_refused(
-    project: Project,
-    pictures: Path,
-    candidate: str,
-    against: str,
-    error: type[Exception],
-    words: str,
-) -> None:
-    with pytest.raises(error, match=words):
-        prepared(project, pictures, candidate, against)
+    ):
+        with pytest.raises(error, match=words):
+            prepared(project, pictures, candidate, against)
 
 
 def judge_until_killed(config: Path, source: str) -> None:
@@ -211,3 +203,34 @@ def test_what_is_no_answer_is_refused(board: JudgeBoard, answer: Any) -> None:
     with pytest.raises((InputError, ValueError)):
         board.answer(answer)
     assert not board.session.entries
+
+
+def ask(address: str, **body: Any) -> Any:
+    headers, data = {"Content-Type": "application/json"}, json.dumps(body).encode()
+    return json.loads(answer(f"{address}view", headers=headers, body=data)[1])
+
+
+@pytest.mark.slow
+def test_acknowledged_answers_outlive_a_kill(project: Project, pictures: Path) -> None:
+    log, _ = prepared(project, pictures)
+    judge = command(project, "judge", SLUG, str(pictures), "--port", "0", "--by", "a tester")
+    with serving(judge) as (address, process):
+        for number in range(5):
+            ask(address, answer={"picture": number, "choice": "neither"})
+        process.kill()
+    with log.open("ab") as file:
+        file.write(b'{"picture": 5, "an')
+    with serving(judge) as (address, process):
+        assert ask(address)["status"] == "5 of 8 judged"
+        ask(address, answer={"picture": 5, "choice": "unsure"})
+        second = subprocess.run(judge, capture_output=True, text=True, check=False)
+        assert second.returncode == 2 and "another" in second.stderr
+        process.terminate()
+        printed, _ = process.communicate(timeout=900)
+        assert "(6 judged, of 24 pictures)" in printed
+        assert "next: react-pipeline materialize --select" in printed
+        assert process.returncode == 0
+    session = Session.read(log)
+    assert [entry.answer for entry in session.entries] == ["neither"] * 5 + ["unsure"]
+    assert {entry.judge for entry in session.entries} == {"a tester"}
+    assert project.store.current("judgements", SLUG).counts["sessions"] == 1

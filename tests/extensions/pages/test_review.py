@@ -83,21 +83,25 @@ def test_a_review_is_resumed_and_held_by_one(retrieved_project: Project) -> None
     assert [decision.by for decision in decisions.values()] == ["ann", "ann", "bob"]
 
 
-@pytest.mark.parametrize("line", ["{}", "[1]", '{"image": "x"}'])
-def test_a_wrong_line_is_named(retrieved_project: Project, line: str) -> None:
-    review_file(retrieved_project, SLUG).write_text(line + "\n")
+def test_a_wrong_line_is_named(retrieved_project: Project) -> None:
+    review_file(retrieved_project, SLUG).write_text('{"image": "x"}\n')
     with pytest.raises(InputError, match=rf"{SLUG}\.review\.jsonl:1"):
         retrieve_pairs(retrieved_project, SLUG)
 
 
-def test_the_page_shows_a_class_and_records_what_is_clicked(board: ReviewBoard) -> None:
+def test_the_page_shows_a_class_and_records_what_is_clicked(
+    retrieved_project: Project, board: ReviewBoard
+) -> None:
     view = board.view({})
     first = board.pairs["class"].iloc[0]
-    assert len(view.items) == (board.pairs["class"] == first).sum()
-    assert view.items[0].caption == board.pairs["caption"].iloc[0]
+    best_first = pairs_of(retrieved_project.store.current("retrieved_set", SLUG))
+    mine = best_first[best_first["class"] == first][::-1]
+    assert [item.caption for item in view.items] == list(mine["caption"])
+    shown = [dict(item.answer or {})["image"] for item in view.items]
+    assert shown == list(mine["image_sha256"])
     number = int(view.items[0].picture.removeprefix("picture/"))
     digest = hashlib.sha256(board.picture(number)).hexdigest()
-    assert digest == images_of(board)[0] == dict(view.items[0].answer or {})["image"]
+    assert digest == shown[0]
     board.answer(dict(view.items[0].answer or {}))
     assert board.decisions[digest].verdict == "reject"
     decided = board.view({"class": first}).items
@@ -123,15 +127,6 @@ def test_the_page_refuses_what_is_no_decision(board: ReviewBoard, answer: Any) -
     with pytest.raises((InputError, ValueError)):
         board.answer(answer)
     assert not board.decisions
-
-
-def test_the_pairs_of_a_class_come_from_the_worst_to_the_best(
-    retrieved_project: Project, board: ReviewBoard
-) -> None:
-    best_first = pairs_of(retrieved_project.store.current("retrieved_set", SLUG))
-    for label, pairs in board.pairs.groupby("class", observed=True):
-        mine = best_first.loc[best_first["class"] == label, "image_sha256"]
-        assert list(pairs["image_sha256"]) == list(mine)[::-1]
 
 
 def test_a_takedown_reaches_every_set_and_names_its_uses(

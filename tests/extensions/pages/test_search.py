@@ -11,12 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import write_project
-from PIL import Image
 from support.drawings import draw, encode, pair, write_shard
 from support.ready import CAPTIONS, encoded, write_ready
 from support.stages import run_corpus
 
-from react_pipeline.extensions.pages.search import CorpusBoard, draw_pairs, search_pairs
+from react_pipeline.extensions.pages.search import CorpusBoard, search_pairs
 from react_pipeline.extensions.pages.server import PER_PAGE, create_app
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
@@ -60,13 +59,20 @@ def test_a_text_finds_what_the_command_line_finds(board: CorpusBoard, project: P
     assert not set(rows_of(view)) & set(rows_of(rest))
 
 
-def test_a_picture_and_a_row_find_themselves(board: CorpusBoard) -> None:
+def test_a_picture_and_a_row_find_themselves(
+    board: CorpusBoard, project: Project, tmp_path: Path
+) -> None:
+    # Row 0 of the corpus is this drawing.
     image = encode(draw("circle", "red", 0), "jpg")
     for asked in ({"image": base64.b64encode(image).decode()}, {"row": "0"}):
         view = board.view(asked)
         assert rows_of(view)[0] == 0 and view.menus[0].value == "image"
         assert float(view.items[0].note) == pytest.approx(1, abs=2e-3)
     assert board.picture(0) == image
+    (tmp_path / "red.jpg").write_bytes(image)
+    best = search_pairs(project, image=tmp_path / "red.jpg", k=3).iloc[0]
+    assert best[["row", "rank"]].tolist() == [0, 0]
+    assert best["similarity"] == pytest.approx(1, abs=2e-3)
 
 
 def test_without_a_question_pairs_at_even_distances_are_shown(board: CorpusBoard) -> None:
@@ -142,21 +148,7 @@ def test_pictures_at_urls_are_left_to_the_browser(
     assert "img-src 'self' data: http: https:" in client.get("/").headers["Content-Security-Policy"]
 
 
-def test_an_image_of_the_corpus_finds_itself(indexed_project: Project, tmp_path: Path) -> None:
-    # Row 0 of the corpus is this drawing as a JPEG.
-    path = tmp_path / "red.jpg"
-    path.write_bytes(encode(draw("circle", "red", 0), "jpg"))
-    pairs = search_pairs(indexed_project, image=path, k=3)
-    assert pairs.iloc[0][["row", "rank"]].tolist() == [0, 0]
-    assert pairs.iloc[0]["similarity"] == pytest.approx(1, abs=2e-3)
-    draw_pairs(indexed_project, pairs, tmp_path / "found.png")
-    with Image.open(tmp_path / "found.png") as sheet:
-        assert sheet.height > 300
-
-
-@pytest.mark.parametrize(
-    ("image", "words"), [("/dev/zero", "/dev/zero: cannot be read"), (__file__, "not_an_image")]
-)
-def test_what_is_no_image_is_reported(indexed_project: Project, image: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        search_pairs(indexed_project, image=Path(image))
+def test_what_is_no_image_is_reported(project: Project) -> None:
+    for image, words in ("/dev/zero", "/dev/zero: cannot be read"), (__file__, "not_an_image"):
+        with pytest.raises(InputError, match=words):
+            search_pairs(project, image=Path(image))

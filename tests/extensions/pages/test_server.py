@@ -117,13 +117,10 @@ def test_a_request_that_means_nothing_is_refused(  # FAULTS 55
 def test_errors_say_whose_fault_they_are(
     client: Any, board: Stub, error: Exception, status: int
 ) -> None:
+    assert client.post("/view", json={"answer": "late"}, headers=HOST).status_code == 409
     board.error = error
     answer = client.post("/view", json={"answer": 1}, headers=HOST)
     assert (answer.status_code, answer.get_json()["message"]) == (status, "what it is")
-
-
-def test_a_late_answer_is_a_conflict(client: Any) -> None:
-    assert client.post("/view", json={"answer": "late"}, headers=HOST).status_code == 409
 
 
 @pytest.mark.parametrize(
