@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ import psutil
 import pytest
 
 from react_pipeline.extensions.ui.servers import end
+from react_pipeline.project import Project
 
 
 def free_port() -> int:
@@ -120,6 +122,11 @@ def running(
     finally:
         end([process], signals)
         process.wait()
+
+
+def command(project: Project, *words: str) -> list[str]:
+    """The words that run a command of this library on a project."""
+    return [sys.executable, "-m", "react_pipeline", *words, "--config", str(project.path)]
 
 
 @contextmanager
