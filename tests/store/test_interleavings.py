@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,6 +22,7 @@ from unittest.mock import patch
 
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
+from support.processes import fast_folder
 
 from react_pipeline.store import (
     Artifact,
@@ -74,7 +74,6 @@ class World:
 
     def lock(self, file: TextIO, *, wait: bool = True) -> bool:
         here = getcurrent()
-        assert isinstance(here, Actor)
         while True:
             holder = self.locks.get((here.host, file.name))
             if holder is None or holder[0].killed or holder[0].dead or holder[1].closed:
@@ -204,10 +203,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.addaudithook(_hook)  # can never be removed; it does nothing outside an actor
         _hooked.append(True)
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    memory = Path("/dev/shm")  # noqa: S108 - faster than a disk
-    root = Path(tempfile.mkdtemp(dir=memory if memory.exists() else None))
-    yield root
-    shutil.rmtree(root, ignore_errors=True)
+    with fast_folder() as folder:
+        yield Path(folder)
 
 
 @pytest.mark.parametrize("schedules", [100, pytest.param(3_000, marks=pytest.mark.slow)])

@@ -4,9 +4,12 @@ time.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+import tempfile
+import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,6 +41,30 @@ def killed(function: Callable[..., object], *arguments: object) -> None:
     process = started(function, *arguments)
     process.join(KILL_SECONDS)
     assert process.exitcode == -signal.SIGKILL
+
+
+def forked(action: Callable[[], object], result: Path) -> BaseProcess:
+    """Begin a call in a process forked from this one. Once that has ended by itself, a file holds
+    what the call returned, or raised.
+    """
+
+    def call() -> None:
+        value, error, text = None, "", ""
+        try:
+            value = action()
+        except BaseException as raised:
+            error, text = type(raised).__name__, traceback.format_exc(limit=-4)
+        result.write_text(json.dumps({"value": value, "error": error, "text": text}))
+
+    process = multiprocessing.get_context("fork").Process(target=call)
+    process.start()
+    return process
+
+
+def fast_folder() -> tempfile.TemporaryDirectory[str]:
+    """A fresh folder in memory, where the system has a place for it: faster than a disk."""
+    memory = "/dev/shm"  # noqa: S108
+    return tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None)  # noqa: PTH112
 
 
 def train_until_killed(path: Path, step: int) -> None:
