@@ -356,25 +356,17 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
     """Write `pipeline.yaml` and `domains/` into `directory`; `sections` are joined over `PIPELINE`,
     field by field.
     """
-    has_tars = sections.get("corpus", {}).get("kind", "webdataset") == "webdataset"
-    given = {
-        "corpus": {"shards": [str(drawings / "shards" / "*.tar")]} if has_tars else {},
-        "encoder": {"pretrained": str(checkpoint)},
-    }
-    pipeline = {}
-    for name, default in (
-        PIPELINE | {key: value for key, value in sections.items() if key not in PIPELINE}
-    ).items():
-        value = sections.get(name, {} if isinstance(default, dict) else default)
-        pipeline[name] = (
-            {**default, **given.get(name, {}), **value} if isinstance(default, dict) else value
-        )
+    given: dict[str, Any] = {**PIPELINE, "encoder": {"pretrained": str(checkpoint)}}
+    if sections.get("corpus", {}).get("kind", "webdataset") == "webdataset":
+        given["corpus"] = {"kind": "webdataset", "shards": [str(drawings / "shards" / "*.tar")]}
+    pipeline = {**given, **sections}
+    for name in given.keys() & sections.keys():
+        if isinstance(given[name], dict):
+            pipeline[name] = {**given[name], **sections[name]}
     # A test that gives its own training fields trains in fp32 too, unless it says otherwise.
-    pipeline["customization"]["defaults"] = {
-        "precision": "fp32",
-        "workers": 0,
-        **pipeline["customization"]["defaults"],
-    }
+    customization = pipeline["customization"]
+    defaults = {"precision": "fp32", "workers": 0, **customization["defaults"]}
+    pipeline["customization"] = {**customization, "defaults": defaults}
     (directory / "domains").mkdir(exist_ok=True)
     for slug, domain in DOMAINS.items():
         evaluation = {
@@ -405,7 +397,7 @@ def _server() -> Iterator[BucketServer]:
 
     server = BucketServer()
     yield server
-    server.stop()
+    server.server.shutdown()
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ GUARDS = (
     Guard("react_pipeline/store/folder.py", "            fsync((self.home / path).parent)\n", "", DURABLE),
     Guard("react_pipeline/store/store.py", "            fsync_tree(files)\n", "", DURABLE),
     # Published once, and whole
-    Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", STORE),
+    Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", CONDEMNED),
     Guard("react_pipeline/store/store.py", "                artifact.require_files()\n            except", "                pass\n            except", CONDEMNED),
     Guard("react_pipeline/store/store.py", "            if scratch.is_removed:\n                raise removed(scratch.folder)\n            content", "            content", CONDEMNED),
     Guard("react_pipeline/store/store.py", "scratch.begin(next(iter(others), None))", "scratch.begin()", STORE),

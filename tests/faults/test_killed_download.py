@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -18,22 +16,15 @@ import pandas as pd
 import psutil
 import pytest
 from support.drawings import draw, encode
-from support.services import command_lines
+from support.processes import started
 from support.web import send, served
 
 from react_pipeline.extensions.sources.kinds import ReadyEmbeddings
 from react_pipeline.extensions.sources.url_source import UrlSource
-from react_pipeline.extensions.ui.servers import listen_to_signals
+from react_pipeline.store import ReactError
 
 URLS, ANSWERED = 60, 20
 THREADS = 4
-CODE = """
-import sys
-from pathlib import Path
-from test_killed_download import source, table
-if __name__ == "__main__":
-    list(source(Path(sys.argv[2]), int(sys.argv[3])).fetch(table(sys.argv[1])))
-"""
 SIGNALS = {"run": signal.SIGKILL, "run, gently": signal.SIGINT, "run, politely": signal.SIGTERM}
 
 
@@ -48,6 +39,13 @@ def source(pool: Path, processes: int) -> UrlSource:
 def table(url: str) -> pd.DataFrame:
     urls = [f"{url}/{number}" for number in range(URLS)]
     return pd.DataFrame({"row": range(URLS), "url": urls, "caption": "a"})
+
+
+def fetch(url: str, pool: Path, processes: int) -> None:
+    try:
+        list(source(pool, processes).fetch(table(url)))
+    except ReactError as error:
+        pool.with_name("error").write_text(str(error))
 
 
 @pytest.mark.slow
@@ -67,31 +65,19 @@ def test_what_was_had_before_a_kill_is_not_fetched_again(
         send(handler, encode(draw("circle", "red", int(handler.path[1:]))))
 
     with served({f"/{n}": answer for n in range(URLS)}) as web:
-        script = tmp_path / "run.py"
-        script.write_text(CODE)
-        command = [sys.executable, str(script), web.url, str(tmp_path / "pool"), str(processes)]
-        run = subprocess.Popen(
-            command,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=listen_to_signals,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        run = started(fetch, web.url, tmp_path / "pool", processes)
         deadline = time.monotonic() + 900
         while web.asked.total() <= ANSWERED and time.monotonic() < deadline:
             time.sleep(0.02)
-        started = command_lines(run.pid)
-        workers = [
-            one for one in psutil.Process(run.pid).children() if "popen_loky" in str(one.cmdline())
-        ]
+        left = psutil.Process(run.pid).children(recursive=True)
+        workers = [one for one in left if "popen_loky" in str(one.cmdline())]
         assert len(workers) == processes
-        os.kill(
-            workers[0].pid if victim == "process" else run.pid, SIGNALS.get(victim, signal.SIGKILL)
-        )
-        _, errors = run.communicate(timeout=900)
+        pid = workers[0].pid if victim == "process" else run.pid
+        os.kill(pid, SIGNALS.get(victim, signal.SIGKILL))
+        run.join(900)
         if victim == "process":
-            assert "corpus.download" in errors
-        assert not psutil.wait_procs(list(started), timeout=900)[1]
+            assert "corpus.download" in (tmp_path / "error").read_text()
+        assert not psutil.wait_procs(left, timeout=900)[1]
 
         go_on.set()
         files = [path for path in (tmp_path / "pool").glob("*/*/*") if not path.suffix]

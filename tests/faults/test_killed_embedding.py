@@ -12,9 +12,8 @@ from unittest.mock import Mock
 
 import pandas as pd
 import pytest
-from support.deadly_images import die
 from support.drawings import pair, write_shard
-from support.processes import killed
+from support.processes import die, killed
 from support.upkeep import with_base
 from support.vectors import read_vectors
 

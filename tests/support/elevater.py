@@ -95,16 +95,6 @@ def png(class_id: int, seed: str, pixels: int = PIXELS) -> bytes:
     return buffer.getvalue()
 
 
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> object:
-        return Path.touch, (self.path,)
-
-
 def random_head(n_classes: int, width: int, seed: int = 0) -> torch.Tensor:
     """A weight of PyTorch's own initialisation."""
     with torch.random.fork_rng(devices=[]):

@@ -9,9 +9,8 @@ own autocast lists (those of the CPU apply), streams, kernels, NCCL, FAISS.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -204,27 +203,8 @@ class _Placement(TorchFunctionMode):
         return torch.Tensor.to(tensor, *rest, **kwargs) if rest or kwargs else tensor
 
 
-class _Stream:
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-    def synchronize(self) -> None: ...
-    def wait_stream(self, *_: Any) -> None: ...
-
-
-class _Event:
-    """As `torch.cuda.Event`; what was asked for is done by then."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-    def synchronize(self) -> None: ...
-
-    def record(self, *_: Any) -> None:
-        self.at = time.perf_counter()
-
-    def elapsed_time(self, end: _Event) -> float:
-        return 1e3 * (end.at - self.at)
-
-
 def _cuda(capability: tuple[int, int]) -> dict[str, Any]:
-    """The functions of `torch.cuda` that this project and PyTorch ask."""
+    """The functions of `torch.cuda` that this project and PyTorch ask, with their answers."""
     about = SimpleNamespace(
         name="pretended GPU",
         total_memory=1 << 34,
@@ -232,33 +212,21 @@ def _cuda(capability: tuple[int, int]) -> dict[str, Any]:
         major=capability[0],
         minor=capability[1],
     )
-    answers = {
-        "is_available": True,
-        "is_initialized": True,
-        "is_bf16_supported": True,
+    nothing = ("_lazy_init", "set_device", "synchronize", "empty_cache", "set_rng_state")
+    return {
+        **dict.fromkeys((*nothing, "reset_peak_memory_stats")),
+        **dict.fromkeys(("is_available", "is_initialized", "is_bf16_supported"), True),
         "device_count": 1,
         "current_device": 0,
-        "_lazy_init": None,
-        "set_device": None,
-        "synchronize": None,
-        "empty_cache": None,
-        "reset_peak_memory_stats": None,
         "max_memory_allocated": 1 << 20,
         "mem_get_info": (1 << 34, 1 << 34),
         "get_rng_state": torch.empty(0),
-        "set_rng_state": None,
         "get_device_capability": capability,
         "get_device_name": about.name,
         "get_device_properties": about,
-        "current_stream": _Stream(),
+        **dict.fromkeys(("Stream", "current_stream", "stream"), mock.MagicMock()),
+        "Event": mock.Mock(**{"elapsed_time.return_value": 1.0}),
     }
-
-    def always(answer: Any) -> Callable[..., Any]:
-        return lambda *_, **__: answer
-
-    functions = {name: always(answer) for name, answer in answers.items()}
-    stream = lambda *_: contextlib.nullcontext()  # noqa: E731
-    return {**functions, "Stream": _Stream, "Event": _Event, "stream": stream}
 
 
 @contextlib.contextmanager
@@ -286,8 +254,9 @@ def pretended_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[Counter[str]
         with _Placement():
             return run_backward(*args, **kwargs)
 
+    answers = _cuda(capability).items()
     changes: list[tuple[Any, str, Any]] = [
-        *((torch.cuda, name, value) for name, value in _cuda(capability).items()),
+        *((torch.cuda, name, mock.Mock(return_value=answer)) for name, answer in answers),
         (torch.autocast, "__init__", begin_autocast),
         (torch.autograd, "_engine_run_backward", backward),
         (torch.inference_mode, "__enter__", enter_inference),

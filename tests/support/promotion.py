@@ -24,11 +24,12 @@ from react_pipeline.evaluation.domain_results import (
     score,
 )
 from react_pipeline.evaluation.metrics import Scores
-from react_pipeline.lineage import fresh, parents_of, resolve
+from react_pipeline.lineage import fresh_or_none, parents_of, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.artifacts import Artifact
 
 IMAGES = 200
+COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4, "images": 1}
 
 
 def measured_folder(directory: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
@@ -54,24 +55,28 @@ def outcomes(right: int, images: int = IMAGES, *, first: int = 0) -> np.ndarray[
 
 
 def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Artifact:
-    """A published artifact of a stage with one small file; what it is made from is made if it is
-    not there.
+    """A published artifact of a stage with small files; what it is made from is made if it is not
+    there.
     """
-    parents = parents_of(project, stage, key)
-    for name, parent in parents.values():
-        try:
-            fresh(project, name, parent)
-        except Exception:
-            stand_in(project, name, parent)
+    make_parents(project, stage, key)
     inputs = resolve(project, stage, key, content=content)
 
     def write(directory: Path, _: object) -> dict[str, Any]:
         (directory / "open_clip_model.safetensors").write_bytes(inputs.fingerprint.encode())
         if stage == "customized_checkpoint":
-            (directory / "metrics.jsonl").write_text(json.dumps({"step": 0, "loss": 1.0}) + "\n")
-        return {"pairs": 8, "trainable_parameters": 3, "seconds": 1.0, "images": 1}
+            records = [{"step": n, "time_ms": 1_000 + n, "loss": 1 / (1 + n)} for n in range(4)]
+            lines = (json.dumps(record) + "\n" for record in records)
+            (directory / "metrics.jsonl").write_text("".join(lines))
+        return COSTS
 
     return project.store.build(inputs, write)
+
+
+def make_parents(project: Project, stage: str, key: str) -> None:
+    """Stand-ins for what an artifact is made from, where it is not there."""
+    for name, parent in parents_of(project, stage, key).values():
+        if fresh_or_none(project, name, parent) is None:
+            stand_in(project, name, parent)
 
 
 def checkpoint(project: Project, slug: str, method: str, seed: int = 0) -> Artifact:
@@ -97,33 +102,9 @@ def result(
     key = f"{slug}/{method}"
     if method != "base":
         checkpoint(project, slug, method, seed)
-    parents = parents_of(project, "domain_results", key)
-    for name, parent in parents.values():
-        if not ((project.store.root / name / parent) / "current").exists():
-            stand_in(project, name, parent)
-    inputs = resolve(
-        project,
-        "domain_results",
-        key,
-        content={"right": None if correct is None else list(map(int, correct))},
-    )
-    return publish_result(project, inputs, correct, evaluator_version)
-
-
-def measure(project: Project, method: str, right: int | None, **options: Any) -> Artifact:
-    """The result of a method on `shapes`: so many images right; None: unavailable."""
-    correct = None if right is None else outcomes(right)
-    return result(project, "shapes", method, correct, **options)
-
-
-def publish_result(
-    project: Project,
-    inputs: Inputs,
-    correct: Sequence[bool] | np.ndarray[Any, Any] | None,
-    evaluator_version: str = EVALUATOR_VERSION,
-) -> Artifact:
-    """Publish a result of these inputs, in the files that the real step writes."""
-    slug, method = inputs.key.split("/")
+    make_parents(project, "domain_results", key)
+    right = None if correct is None else list(map(int, correct))
+    inputs = resolve(project, "domain_results", key, content={"right": right})
     model = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
     names = project.domain(slug).class_names
     about: dict[str, Any] = {
@@ -135,10 +116,15 @@ def publish_result(
         "evaluation_set_fingerprint": inputs.parents["evaluation_set"].fingerprint,
         "n_classes": len(names),
     }
-
     return project.store.build(
         inputs, lambda directory, _: write_measured(directory, about, names, correct)
     )
+
+
+def measure(project: Project, method: str, right: int | None, **options: Any) -> Artifact:
+    """The result of a method on `shapes`: so many images right; None: unavailable."""
+    correct = None if right is None else outcomes(right)
+    return result(project, "shapes", method, correct, **options)
 
 
 def write_measured(

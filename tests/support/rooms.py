@@ -52,17 +52,6 @@ def modules_of_library() -> list[Path]:
     return [path for path in paths if path.name not in ("__init__.py", "__main__.py")]
 
 
-def imported_names(path: Path) -> set[str]:
-    """The modules that a file imports; what it takes from one counts as a module too."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
-
-
 def room_of(path: Path) -> str:
     """The room of a file; each extension is one."""
     parts = path.relative_to(LIBRARY).parts

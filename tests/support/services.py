@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +22,6 @@ import psutil
 import pytest
 
 from react_pipeline.extensions.ui.servers import end
-from react_pipeline.project.project import Project
 
 
 def free_port() -> int:
@@ -121,25 +119,6 @@ def running(
     finally:
         end([process], signals)
         process.wait()
-
-
-def command(project: Project, *words: str) -> list[str]:
-    """The words that run a command of this library on a project."""
-    return [sys.executable, "-m", "react_pipeline", *words, "--config", str(project.path)]
-
-
-@contextmanager
-def user_interfaces(
-    project: Project, log: Path, environment: Mapping[str, str]
-) -> Iterator[tuple[str, str, int]]:
-    """Dagster and MLflow, where they answer, and the process that started both."""
-    dagster, mlflow = free_port(), free_port()
-    ports = ("--dagster-port", str(dagster), "--mlflow-port", str(mlflow))
-    with running(command(project, "ui", *ports), log, env=environment) as process:
-        pages = f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}"
-        assert answer(f"{pages[0]}/server_info")[0] == 200
-        assert answer(f"{pages[1]}/health")[0] == 200
-        yield *pages, process.pid
 
 
 def command_lines(pid: int) -> dict[psutil.Process, list[str]]:

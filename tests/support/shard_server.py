@@ -5,17 +5,17 @@ ETag; all is counted.
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.parse import unquote
 
-from support.web import send, serving
+from werkzeug import Request, Response
+from werkzeug.utils import send_file
+
+from support.web import serve_app
 
 
 @dataclass
@@ -48,45 +48,23 @@ def serve_folder(
     """Serve until the context ends."""
     state = ShardServer(folder, ranges, tagged)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self._answer(head=True)
-
-        def do_GET(self) -> None:
+    @Request.application
+    def answer(asked: Request) -> Response:
+        path, is_get = state.folder / asked.path.lstrip("/"), asked.method == "GET"
+        status = 200 if path.is_file() else 404
+        if is_get:
             with state.lock:
-                state.requests[self.path] += 1
-                status = state.answers[self.path].pop(0) if state.answers.get(self.path) else 200
-            if status == 200:
-                self._answer(head=False)
-            else:
-                send(self, b"no", status)
+                state.requests[asked.path] += 1
+                if first := state.answers.get(asked.path):
+                    status = first.pop(0)
+        if status != 200:
+            return Response("no", status)
+        etag = hashlib.md5(path.read_bytes()).hexdigest() if state.tagged else False  # noqa: S324
+        found = send_file(path, asked.environ, conditional=state.ranges, etag=etag)
+        del found.headers["Last-Modified"]
+        with state.lock:
+            state.sent_bytes += int(found.content_length or 0) if is_get else 0
+        return found
 
-        def _answer(self, *, head: bool) -> None:
-            path = state.folder / unquote(self.path).lstrip("/")
-            if not path.is_file():
-                return send(self, b"" if head else b"no", 404)
-            data = path.read_bytes()
-            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-            status, body, headers = 200, data, {}
-            if asked and state.ranges:
-                status, body = 206, data[int(asked[1]) : int(asked[2]) + 1]
-                last = int(asked[1]) + len(body) - 1
-                headers["Content_Range"] = f"bytes {asked[1]}-{last}/{len(data)}"
-            if state.tagged:
-                headers["ETag"] = f'"{hashlib.md5(data).hexdigest()}"'  # noqa: S324
-            headers["Content_Length"] = str(len(body))
-            try:
-                send(self, b"" if head else body, status, **headers)
-            except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True
-            else:
-                with state.lock:
-                    state.sent_bytes += 0 if head else len(body)
-
-    with serving(Handler) as state.url:
+    with serve_app(answer) as state.url:
         yield state

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 Answer = bytes | Callable[[BaseHTTPRequestHandler, int], None]
 """The body of a 200, or a function of the handler and of how often the path was asked for before.
@@ -72,6 +73,29 @@ def serving(handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1") -> I
             yield f"http://{host}:{server.server_port}"
         finally:
             server.shutdown()
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections stay open, as to S3
+
+    def log_request(self, *_: Any) -> None:
+        pass
+
+
+def app_server(app: Any, port: int = 0) -> BaseWSGIServer:
+    """A WSGI application that is served from now on, until `shutdown`."""
+    server = make_server("127.0.0.1", port, app, threaded=True, request_handler=_Quiet)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
+
+
+@contextmanager
+def serve_app(app: Any) -> Iterator[str]:
+    """Serve until the block ends; gives the URL, without a slash at its end."""
+    server = app_server(app)
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
 def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.drawings import write_shard
-from support.elevater import Trap, png
+from support.elevater import png
+from support.trap import Trap
 
 from react_pipeline.extensions.elevater import digests
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from support.customized import customized
-from support.hub import TOKEN, HubServer
+from support.hub import TOKEN, HubServer, serve_hub
 
 from react_pipeline.extensions.hub.export import create_repository, upload
 from react_pipeline.project import Project
@@ -26,11 +26,10 @@ KEY = "models/me/shapes"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    server = HubServer()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    use(monkeypatch, server.url)
-    yield server
-    server.stop()
+    with serve_hub() as server:
+        use(monkeypatch, server.url)
+        yield server
 
 
 def use(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

@@ -35,8 +35,7 @@ os.fsync = posix.fsync
 SECONDS = 900
 """A process that takes longer hangs."""
 
-TRAINED = 8
-"""Tasks up to the first training: the sample need not load what draws tables."""
+LAST = len(lineage.TASKS)
 
 Point = tuple[int, str, int, str]
 """Task, kind of call, its number, and what is done to it."""
@@ -74,14 +73,14 @@ class Campaign:
         problems: What was torn, or not repaired by the next run; a text each with its fault.
     """
 
-    def __init__(self, folder: Path, tasks: int) -> None:
-        """Run the first tasks of the lineage undisturbed, in a folder on a fast disk."""
-        self.folder, self.tasks, self.state = folder, tasks, attached()
+    def __init__(self, folder: Path) -> None:
+        """Run the lineage undisturbed, in a folder on a fast disk."""
+        self.folder, self.state = folder, attached()
         self.ends, self.problems = Counter[tuple[str, str, str]](), list[str]()
         self.work, self.undisturbed = folder / "work", folder / "undisturbed"
         self.undisturbed.mkdir()
         lineage.write_inputs(self.undisturbed)
-        for task in range(tasks):
+        for task in range(LAST):
             shutil.copytree(self.undisturbed, self.before(task))
             lineage.run(self.undisturbed, task, task + 1)
             lineage.forget()
@@ -92,7 +91,7 @@ class Campaign:
 
     def points(self) -> Iterator[Point]:
         """Every fault there is."""
-        for task in range(self.tasks):
+        for task in range(LAST):
             ended = self.disturb(task, task + 1, partial(self.state.inject, KINDS[0], 0, "EIO"))
             assert ended == "finished", ended
             for kind, count in zip(KINDS, list(self.state.counts), strict=True):
@@ -111,21 +110,21 @@ class Campaign:
             where = f"{lineage.TASKS[task]}, {kind} {n}, {fault} at {at}, {ended}"
             if ended.startswith(("hangs", "crashed")):
                 self.problems.append(where)
-            self.recover(where, task, self.tasks if number % to_end_every == 0 else task + 1)
+            self.recover(where, task, LAST if number % to_end_every == 0 else task + 1)
 
     def lose_power(self, cuts: int, *, fsync: bool = True) -> None:
         """Lose power at so many places of the lineage, evenly spread, in each mode in turn;
         without fsync, if asked.
         """
         log = self.folder / f"log-{fsync}"
-        ended = self.disturb(0, self.tasks, partial(self.state.record, log), fsync=fsync)
+        ended = self.disturb(0, LAST, partial(self.state.record, log), fsync=fsync)
         assert ended == "finished", ended
         operations = list(power.operations(log, self.work))
         for number in range(cuts):
             cut, mode = 1 + number * len(operations) // cuts, power.MODES[number % 4]
             shutil.rmtree(self.work)
             power.write_state(operations[:cut], self.before(0), self.work, mode)
-            self.recover(f"power loss behind {cut}, {mode}", 0, self.tasks)
+            self.recover(f"power loss behind {cut}, {mode}", 0, LAST)
 
     def disturb(
         self, first: int, last: int, steer: Callable[[Path], None], *, fsync: bool = True
@@ -146,12 +145,13 @@ class Campaign:
 
     def recover(self, where: str, first: int, last: int) -> None:
         """Report what is visible and torn after a fault, and what a run without one leaves other
-        than an undisturbed lineage.
+        than an undisturbed lineage; that run is on another machine.
         """
 
         def look_and_run() -> list[str]:
             found = lineage.torn(self.work)
             lineage.forget()
+            lineage.move_away()
             lineage.run(self.work, first, last)
             expected = lineage.published(self.undisturbed, last)
             found += expected.items() - lineage.published(self.work, last).items()
@@ -192,7 +192,7 @@ def main(kind: str, folder: Path) -> None:
     logging.disable()
     lineage.draw_nothing()
     tqdm.monitor_interval = 0
-    campaign = Campaign(folder, TRAINED if kind == "sample" else len(lineage.TASKS))
+    campaign = Campaign(folder)
     if kind == "sample":
         campaign.inject(SAMPLE, to_end_every=20)
         campaign.lose_power(4)

@@ -8,6 +8,9 @@ another project.
 from __future__ import annotations
 
 import json
+import os
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -78,6 +81,36 @@ def forget() -> None:
 
     durable._known.cache_clear()
     loaded_base.cache_clear()
+
+
+class _Reversed(ExitStack):
+    """The entries of a folder, the last name first."""
+
+    def __init__(self, *place: Any) -> None:
+        super().__init__()
+        with _scandir(*place) as entries:
+            self._entries = sorted(entries, key=lambda entry: entry.name)
+
+    def __iter__(self) -> _Reversed:
+        return self
+
+    def __next__(self) -> Any:
+        if self._entries:
+            return self._entries.pop()
+        raise StopIteration
+
+
+_scandir, _listdir = os.scandir, os.listdir
+
+
+def move_away() -> None:
+    """Let this process be on another machine: with another time zone, and with folders that list
+    their files in another order.
+    """
+    os.environ["TZ"] = "Pacific/Kiritimati"
+    time.tzset()
+    os.scandir = _Reversed
+    os.listdir = lambda *place: sorted(_listdir(*place), reverse=True)
 
 
 def published(folder: Path, last: int = len(TASKS)) -> dict[str, str]:
