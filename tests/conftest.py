@@ -19,6 +19,9 @@ Of a test:
 - `tiny_project`: `make_project()`; nothing is built yet; domains `shapes` and `colours`.
 - `indexed_project`: the same with everything up to `faiss_index` in a store of its own.
 - `retrieved_project`: the same with evaluation, retrieved and control sets of both domains too.
+- `measured_project`: one in whose store `gated-image` is ahead of the base of `shapes`; nothing was
+  trained.
+- `prepare(...)`: a project with these training fields in a fresh copy of what is retrieved.
 - `tracking`: `Tracking` in a copy of `mlflow_database`, where `tiny_project` logs too.
 - `clip`: the model of `tiny_checkpoint`, which the test may change.
 - `processor`: one whose seconds `plan` need not measure.
@@ -28,9 +31,10 @@ Of a test:
 from __future__ import annotations
 
 import fcntl
+import functools
 import gc
-import itertools
 import os
+import secrets
 import shutil
 import sqlite3
 import subprocess
@@ -329,6 +333,33 @@ def retrieved_project(tiny_project: Project, _retrieved_store: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
+def _measured_store(share: Share, tiny_checkpoint: Path, drawings: Path) -> Path:
+    from support.promotion import measure
+
+    def fill(directory: Path) -> None:
+        methods = ["base", "gated-image"]
+        project = write_project(directory, tiny_checkpoint, drawings, methods=methods)
+        measure(project, "base", 100)
+        measure(project, "gated-image", 140)
+
+    return share("measured", fill) / "store"
+
+
+@pytest.fixture
+def measured_project(make_project: Callable[..., Project], _measured_store: Path) -> Project:
+    project = make_project(methods=["base", "gated-image"])
+    shutil.copytree(_measured_store, project.config.store)
+    return project
+
+
+@pytest.fixture
+def prepare(make_project: Callable[..., Project], _retrieved_store: Path) -> Callable[..., Project]:
+    from support.training import prepared
+
+    return functools.partial(prepared, make_project, _retrieved_store)
+
+
+@pytest.fixture(scope="session")
 def mlflow_database(share: Share) -> Path:
     from mlflow import MlflowClient
 
@@ -360,9 +391,9 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
     if sections.get("corpus", {}).get("kind", "webdataset") == "webdataset":
         given["corpus"] = {"kind": "webdataset", "shards": [str(drawings / "shards" / "*.tar")]}
     pipeline = {**given, **sections}
-    for name in given.keys() & sections.keys():
-        if isinstance(given[name], dict):
-            pipeline[name] = {**given[name], **sections[name]}
+    for name, value in pipeline.items():
+        if isinstance(value, dict):  # a copy, also of a section that stands for two
+            pipeline[name] = {**given.get(name, {}), **value}
     # A test that gives its own training fields trains in fp32 too, unless it says otherwise.
     customization = pipeline["customization"]
     defaults = {"precision": "fp32", "workers": 0, **customization["defaults"]}
@@ -388,9 +419,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-_bucket_numbers = itertools.count()
-
-
 @pytest.fixture(scope="session")
 def _server() -> Iterator[BucketServer]:
     from support.bucket import BucketServer
@@ -412,8 +440,7 @@ def server(_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
 @pytest.fixture
 def bucket(server: BucketServer, tmp_path: Path) -> Store:
     # No two tests share a prefix, by which clients and manifests are remembered.
-    url = f"s3://artifacts/{os.getpid()}-{next(_bucket_numbers)}"
-    return Store(Bucket(url, tmp_path / "here"))
+    return Store(Bucket(f"s3://artifacts/{secrets.token_hex(8)}", tmp_path / "here"))
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from support.launch import code_location
-from support.promotion import stand_in
-from support.results import publish_results
+from support.promotion import publish_results, stand_in
 from support.upkeep import build
 
 from react_pipeline.evaluation.comparison import compare

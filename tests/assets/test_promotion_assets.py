@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
 from support.launch import code_location
-from support.promotion import measured_folder
 from support.upkeep import change_pipeline
 
 from react_pipeline.project.project import Project
@@ -28,8 +25,8 @@ def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
 
 
 @pytest.fixture
-def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
-    return measured_folder(tmp_path, tiny_checkpoint, drawings)
+def project(measured_project: Project) -> Project:
+    return measured_project
 
 
 def test_verdict_is_shown_checked_and_applied(project: Project, tracking: Tracking) -> None:

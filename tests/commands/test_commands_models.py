@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import typer
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from support.commands import call_in_words
-from support.promotion import copy_measured, measured_folder, outcomes, result
+from support.promotion import outcomes, result
 from support.upkeep import edit
 from typer.testing import CliRunner
 
@@ -26,20 +24,12 @@ from react_pipeline.tracking.log import Tracking
 GATED = "gated-image"
 
 
-@pytest.fixture(scope="module")
-def measured(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
-) -> Path:
-    project = measured_folder(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
-    decide(project, "shapes")
-    result(project, "shapes", "locked-text", outcomes(146, first=20))
-    decide(project, "shapes")
-    return project.path.parent
-
-
 @pytest.fixture
-def project(make_project: Callable[..., Project], measured: Path, tracking: Tracking) -> Project:
-    return copy_measured(measured, make_project(methods=["base", "gated-image"]))
+def project(measured_project: Project, tracking: Tracking) -> Project:
+    decide(measured_project, "shapes")
+    result(measured_project, "shapes", "locked-text", outcomes(146, first=20))
+    decide(measured_project, "shapes")
+    return measured_project
 
 
 @pytest.fixture

@@ -64,27 +64,21 @@ def test_cells_that_hold_fewer_rows_than_wanted_give_fewer_hits(
         assert list(found["rank"]) == list(range(len(found)))
 
 
-@pytest.mark.parametrize("k", [0, -1])
-def test_no_hits_wanted_is_refused(indexed_project: Project, k: int) -> None:
-    index = Index(indexed_project.store.current("faiss_index", "all"))
-    with pytest.raises(InputError, match=f"k is {k}"):
-        index.search("image", np.ones((1, 32), np.float32), k)
-
-
 # FAULTS 15, 17
 @pytest.mark.parametrize(
-    ("shape", "value", "words"),
+    ("shape", "value", "k", "words"),
     [
-        *(((1, 32), value, "NaN or infinity") for value in (np.nan, np.inf)),
-        *((shape, 1, "shape .* 32 dimensions") for shape in [(2, 16), (2, 33), (32,), (1, 1, 32)]),
+        *(((1, 32), value, 3, "NaN or infinity") for value in (np.nan, np.inf)),
+        *((shape, 1, 3, "shape .* 32 dim") for shape in [(2, 16), (2, 33), (32,), (1, 1, 32)]),
+        *(((1, 32), 1, k, f"k is {k}") for k in (0, -1)),
     ],
 )
-def test_queries_that_no_vector_is_like_are_refused(
-    indexed_project: Project, shape: tuple[int, ...], value: float, words: str
+def test_queries_without_hits_are_refused(
+    indexed_project: Project, shape: tuple[int, ...], value: float, k: int, words: str
 ) -> None:
     index = Index(indexed_project.store.current("faiss_index", "all"))
     with pytest.raises(InputError, match=words):
-        index.search("text", np.full(shape, value, np.float32), 3)
+        index.search("text", np.full(shape, value, np.float32), k)
 
 
 def test_an_index_of_another_encoder_is_refused_with_both_named(indexed_project: Project) -> None:

@@ -111,13 +111,6 @@ def behind_a_link(folder: Path) -> None:
     (folder / "text").symlink_to(folder.parent / "text")
 
 
-def image_tower_of_a_folder(folder: Path) -> None:
-    timm = folder / "timm"
-    timm.mkdir()
-    (timm / "config.json").write_text('{"architecture": "test_vit", "pretrained_cfg": {}}')
-    change(folder / CONFIG, "vision_cfg", timm_model_name=f"local-dir:{timm}")
-
-
 def image_tower_of_the_hub(folder: Path) -> None:
     change(folder / CONFIG, "vision_cfg", timm_model_name="hf-hub:evil/tower")
 
@@ -130,7 +123,6 @@ EVILS: dict[Callable[[Path], None], tuple[str, str]] = {
     text_tower_with_a_kernel: ("text", "_attn_implementation"),
     elsewhere: ("checkpoint", "text_cfg.hf_model_name"),
     behind_a_link: ("checkpoint", "text_cfg.hf_model_name"),
-    image_tower_of_a_folder: (CONFIG, "vision_cfg.timm_model_name"),
     image_tower_of_the_hub: (CONFIG, "vision_cfg.timm_model_name"),
 }
 

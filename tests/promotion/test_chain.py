@@ -7,12 +7,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from support.promotion import copy_measured, measure, measured_folder
+from support.promotion import measure
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import Verdict, decide, promote, roll_back, standing
@@ -21,18 +20,10 @@ from react_pipeline.store import Artifact, Store
 GATED, LOCKED = "gated-image", "locked-text"
 
 
-@pytest.fixture(scope="module")
-def measured(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
-) -> Path:
-    project = measured_folder(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
-    measure(project, LOCKED, 143)
-    return project.path.parent
-
-
 @pytest.fixture
-def project(make_project: Callable[..., Project], measured: Path) -> Project:
-    return copy_measured(measured, make_project(methods=["base", GATED]))
+def project(measured_project: Project) -> Project:
+    measure(measured_project, LOCKED, 143)
+    return measured_project
 
 
 def champion(project: Project) -> str:

@@ -7,17 +7,14 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from conftest import write_project
 from support.new_methods import installed, module_of_page
 from support.promotion import (
     candidates,
     checkpoint,
-    copy_measured,
     evaluation_set,
     measure,
     outcomes,
@@ -42,19 +39,12 @@ from react_pipeline.store import (
 GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
 
 
-@pytest.fixture(scope="module")
-def measured(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
-) -> Path:
-    """A project in which the base of `shapes` gets 100 of 200 images right, to be copied."""
-    project = write_project(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
-    measure(project, "base", 100)
-    return project.path.parent
-
-
 @pytest.fixture
-def project(make_project: Callable[..., Project], measured: Path) -> Project:
-    return copy_measured(measured, make_project(methods=["base", GATED]))
+def project(make_project: Callable[..., Project]) -> Project:
+    """The base of `shapes` gets 100 of 200 images right."""
+    project = make_project(methods=["base", GATED])
+    measure(project, "base", 100)
+    return project
 
 
 def decided(project: Project) -> Verdict:

@@ -92,14 +92,6 @@ def test_the_answer_to_a_won_write_may_be_lost(
     assert bucket.prune(keep_seconds=-1) == [built[0].address]
 
 
-def test_verify_reads_the_bucket_and_not_the_copies(bucket: Store) -> None:
-    bad = publish(bucket)
-    bucket.backend.put(f"{bad.prefix}/more", b"flip")
-    assert bucket.current("thing", "all").file("more").read_text() == "more"
-    assert "rematerialize `thing`" in str(dict(bucket.verify())[bad.address])
-    assert not publish(bucket).reused
-
-
 def test_a_removed_folder_of_copies_is_no_damage(
     bucket: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,14 +110,8 @@ def test_a_removed_folder_of_copies_is_no_damage(
     assert opened.file("more").read_text() == "more" and publish(bucket).reused
 
 
-def test_a_copy_is_read_again_only_when_it_changed(
-    bucket: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(bucket)
-    with monkeypatch.context() as patched:
-        patched.setattr("react_pipeline.store.durable.sha256_of", refuse)
-        copy = bucket.current("thing", "all").file("more")
-    copy.write_text("flip")
+def test_a_copy_that_changed_is_read_again(bucket: Store) -> None:
+    publish(bucket).file("more").write_text("flip")
     assert bucket.current("thing", "all").file("more").read_text() == "more"
     assert publish(bucket).reused
 

@@ -51,10 +51,6 @@ def serve_hub() -> Iterator[HubServer]:
     def absent(_: KeyError) -> Any:
         return {"error": "absent"}, 404, {"X-Error-Code": "RepoNotFound"}
 
-    @app.get("/api/whoami-v2")
-    def whoami() -> Any:
-        return {"name": "me", "type": "user", "auth": {}}
-
     @app.post("/api/validate-yaml")
     def validate() -> Any:
         return {"errors": [], "warnings": []}
@@ -118,12 +114,6 @@ def serve_hub() -> Iterator[HubServer]:
             {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
             for path, content in hub.repositories[key].items()
         ]
-
-    @app.get("/api/<kind>/<owner>/<name>")
-    @app.get("/api/<kind>/<owner>/<name>/revision/<_revision>")
-    def repository(kind: str, owner: str, name: str, _revision: str = "") -> Any:
-        siblings = [{"rfilename": path} for path in hub.repositories[f"{kind}/{owner}/{name}"]]
-        return {"id": f"{owner}/{name}", "sha": "0" * 40, "siblings": siblings}
 
     with serve_app(app) as hub.url:
         yield hub

@@ -22,14 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 aten = torch.ops.aten
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
-INDEXING = {
-    aten.index.Tensor,
-    aten.index_put.default,
-    aten.index_put_.default,
-    aten._index_put_impl_.default,
-    aten._unsafe_index.Tensor,
-    aten._unsafe_index_put.default,
-}
+INDEXING = ("index", "index_put", "index_put_impl", "unsafe_index", "unsafe_index_put")
 """CUDA takes indices of the CPU here; all other arguments must be on one device."""
 
 
@@ -111,7 +104,7 @@ def _require_one_device(func: Any, args: Any, leaves: list[Any]) -> None:
     """Raise as CUDA does; only `copy_` is between devices, and only scalars may be anywhere."""
     if func is aten.copy_.default:
         return
-    if func in INDEXING and _is_on_gpu(args[0]):
+    if func.overloadpacket.__name__.strip("_") in INDEXING and _is_on_gpu(args[0]):
         leaves = [args[0], *args[2:]]
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor) and not _is_on_gpu(leaf) and leaf.dim():
@@ -203,14 +196,14 @@ class _Placement(TorchFunctionMode):
         return torch.Tensor.to(tensor, *rest, **kwargs) if rest or kwargs else tensor
 
 
-def _cuda(capability: tuple[int, int]) -> dict[str, Any]:
+def _cuda() -> dict[str, Any]:
     """The functions of `torch.cuda` that this project and PyTorch ask, with their answers."""
     about = SimpleNamespace(
         name="pretended GPU",
         total_memory=1 << 34,
         multi_processor_count=1,
-        major=capability[0],
-        minor=capability[1],
+        major=9,
+        minor=0,
     )
     nothing = ("_lazy_init", "set_device", "synchronize", "empty_cache", "set_rng_state")
     return {
@@ -221,7 +214,7 @@ def _cuda(capability: tuple[int, int]) -> dict[str, Any]:
         "max_memory_allocated": 1 << 20,
         "mem_get_info": (1 << 34, 1 << 34),
         "get_rng_state": torch.empty(0),
-        "get_device_capability": capability,
+        "get_device_capability": (9, 0),
         "get_device_name": about.name,
         "get_device_properties": about,
         **dict.fromkeys(("Stream", "current_stream", "stream"), mock.MagicMock()),
@@ -230,8 +223,8 @@ def _cuda(capability: tuple[int, int]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def pretended_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[Counter[str]]:
-    """Pretend a GPU of this compute capability; gives the operations that it computed, by name."""
+def pretended_gpu() -> Iterator[Counter[str]]:
+    """Pretend a GPU of compute capability 9.0; gives the operations that it computed, by name."""
     autocast, run_backward = torch.autocast.__init__, torch.autograd._engine_run_backward
 
     def begin_autocast(self: Any, device_type: str, *args: Any, **options: Any) -> None:
@@ -254,7 +247,7 @@ def pretended_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[Counter[str]
         with _Placement():
             return run_backward(*args, **kwargs)
 
-    answers = _cuda(capability).items()
+    answers = _cuda().items()
     changes: list[tuple[Any, str, Any]] = [
         *((torch.cuda, name, mock.Mock(return_value=answer)) for name, answer in answers),
         (torch.autocast, "__init__", begin_autocast),

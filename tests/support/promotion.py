@@ -8,15 +8,16 @@ lineage calls it fresh; the results themselves have the files that the real step
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from conftest import write_project
+from PIL import Image
 
+from react_pipeline.corpus import collect_pairs
 from react_pipeline.evaluation.domain_results import (
     EVALUATOR_VERSION,
     EvalResult,
@@ -27,30 +28,16 @@ from react_pipeline.evaluation.metrics import Scores
 from react_pipeline.lineage import fresh_or_none, parents_of, resolve
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
+from support.drawings import encode
 
 IMAGES = 200
 COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4, "images": 1}
 
 
-def measured_folder(directory: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
-    """A project in whose store `gated-image` is ahead of the base."""
-    methods = ["base", "gated-image"]
-    project = write_project(directory, tiny_checkpoint, drawings, methods=methods)
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", "gated-image", outcomes(140))
-    return project
-
-
-def copy_measured(measured: Path, project: Project) -> Project:
-    """The project with a copy of the store of such a folder."""
-    shutil.copytree(measured / "store", project.config.store)
-    return project
-
-
-def outcomes(right: int, images: int = IMAGES, *, first: int = 0) -> np.ndarray[Any, Any]:
+def outcomes(right: int, *, first: int = 0) -> np.ndarray[Any, Any]:
     """Which of the images a method gets right: `right` of them, from the image `first` on."""
-    correct = np.zeros(images, dtype=bool)
-    correct[(np.arange(right) + first) % images] = True
+    correct = np.zeros(IMAGES, dtype=bool)
+    correct[(np.arange(right) + first) % IMAGES] = True
     return correct
 
 
@@ -159,3 +146,45 @@ def candidates(promotion: Artifact) -> dict[str, list[str]]:
     lines = promotion.file("table.md").read_text().splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
     return {method: cells for method, *cells in rows[2:]}
+
+
+def publish_results(
+    project: Project,
+    slug: str,
+    answers: Mapping[str, Sequence[bool]],
+    *,
+    captions: Sequence[str] = ("a pair",),
+) -> dict[str, Artifact]:
+    """Publish `domain_results` of these methods and all before them.
+
+    Args:
+        project: A pipeline; its corpus and encoder need not exist.
+        slug: The domain.
+        answers: For each method, whether it names each image right; image i is of class i modulo
+            the classes.
+        captions: Of the retrieved pairs of each class.
+    """
+    evaluation_set(project, slug, version=1)
+    if [*answers] != ["base"]:
+        for stage in ("retrieved_set", "control_set"):
+            _publish_pairs(project, stage, slug, captions)
+    return {method: result(project, slug, method, right) for method, right in answers.items()}
+
+
+def _publish_pairs(project: Project, stage: str, slug: str, captions: Sequence[str]) -> None:
+    names = project.domain(slug).class_names
+    pairs = pd.DataFrame(product(names, captions), columns=["label", "caption"])
+    pairs["row"] = pairs.index
+
+    def write(directory: Path, _: object) -> dict[str, Any]:
+        table = pairs.rename(columns={"label": "class"}).assign(similarity=1 - pairs["row"] / 100)
+        table.drop(columns="caption").to_parquet(directory / "pairs.parquet")
+        images = (
+            (pair, encode(Image.new("RGB", (8, 8), (pair.row % 256, 80, 80))))
+            for pair in pairs.itertuples()
+        )
+        collect_pairs(images, directory / "shards", 1_000, len(pairs))
+        return {"pairs": len(pairs)}
+
+    make_parents(project, stage, slug)
+    project.store.build(resolve(project, stage, slug), write)

@@ -30,9 +30,7 @@ def write_ready(
     text: NDArray[Any],
     captions: Sequence[str | None] = CAPTIONS,
     *,
-    parts: int = 3,
     names: tuple[str, str] = ("url", "caption"),
-    rows_per_group: int = 4,
     image: NDArray[Any] | None = None,
     web: str = "http://127.0.0.1:9",
 ) -> pd.DataFrame:
@@ -45,21 +43,21 @@ def write_ready(
     table = pd.DataFrame({"key": range(len(text)), names[1]: captions, names[0]: urls})
     for name in ("img_emb", "text_emb", "metadata"):
         (folder / name).mkdir(parents=True)
-    for number, rows in enumerate(np.array_split(np.arange(len(text)), parts)):
+    for number, rows in enumerate(np.array_split(np.arange(len(text)), 3)):
         np.save(folder / f"img_emb/img_emb_{number:02d}.npy", image[rows])
         np.save(folder / f"text_emb/text_emb_{number:02d}.npy", text[rows])
         table.iloc[rows].to_parquet(
             folder / f"metadata/metadata_{number:02d}.parquet",
             index=False,
-            row_group_size=rows_per_group,
+            row_group_size=4,
         )
     return table
 
 
-def paired(text: NDArray[Any], noise: float = 0.5) -> NDArray[np.float32]:
+def paired(text: NDArray[Any]) -> NDArray[np.float32]:
     """Vectors of images that are near those of their captions, as a CLIP makes them."""
     chance = np.random.default_rng(3)
-    image = text.astype(np.float32) + noise * chance.standard_normal(text.shape) / np.sqrt(
+    image = text.astype(np.float32) + 0.5 * chance.standard_normal(text.shape) / np.sqrt(
         text.shape[1]
     )
     return (image / np.linalg.norm(image, axis=1, keepdims=True)).astype(np.float32)
@@ -71,10 +69,7 @@ def write_datacomp(
     captions: Sequence[str | None],
     urls: Sequence[str],
     *,
-    parts: int = 2,
-    side: str = "b32",
     save: Any = np.savez,
-    sha256: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """`HEX.parquet` beside `HEX.npz` as DataComp publishes them; returns all tables with the part
     of each row.
@@ -83,16 +78,11 @@ def write_datacomp(
     chance = np.random.default_rng(0)
     image = paired(text).astype(np.float16)
     tables = []
-    names = sorted(chance.bytes(16).hex() for _ in range(parts))
-    for name, rows in zip(names, np.array_split(np.arange(len(text)), parts), strict=True):
+    names = sorted(chance.bytes(16).hex() for _ in range(2))
+    for name, rows in zip(names, np.array_split(np.arange(len(text)), 2), strict=True):
         other = chance.standard_normal((len(rows), 8)).astype(np.float16)
-        members = {
-            f"{clip}_{kind}": other for clip in ("b32", "l14") for kind in ("img", "txt")
-        } | {"dedup": other}
-        save(
-            folder / f"{name}.npz",
-            **{**members, f"{side}_img": image[rows], f"{side}_txt": text[rows]},
-        )
+        members = dict.fromkeys(("l14_img", "l14_txt", "dedup"), other)
+        save(folder / f"{name}.npz", **members, b32_img=image[rows], b32_txt=text[rows])
         table = pd.DataFrame(
             {
                 "uid": [chance.bytes(16).hex() for _ in rows],
@@ -100,7 +90,7 @@ def write_datacomp(
                 "text": [captions[row] for row in rows],
                 "original_width": 32,
                 "original_height": 32,
-                "sha256": [sha256[row] if sha256 else chance.bytes(32).hex() for row in rows],
+                "sha256": [chance.bytes(32).hex() for _ in rows],
                 "face_bboxes": [[] if row % 2 else [[0.1, 0.2, 0.3, 0.4]] for row in rows],
             }
         )

@@ -81,23 +81,22 @@ def _imports_of(path: Path) -> Iterator[Import]:
     ]
     for_types = {id(child) for node in guarded for child in ast.walk(node)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            # A module of an extension, from another one of it.
-            parts = [*path.parent.relative_to(LIBRARY.parent).parts, node.module]
-            node.module = ".".join(filter(None, parts))
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        module = node.module or ""
+        if node.level == 1:  # a module of an extension, from another one of it
+            parts = path.parent.relative_to(LIBRARY.parent).parts
+            module = ".".join(filter(None, [*parts, module]))
         facts = id(node) in for_types, node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module in (PACKAGE, ALL_EXTENSIONS):
-            # A room as a whole: `from react_pipeline import clip`.
-            for alias in node.names:
-                module = f"{node.module}.{alias.name}"
-                if (LIBRARY.parent / module.replace(".", "/")).is_dir():
-                    room = room_of_module(module)
-                    yield Import(path, module, alias.name, room, *facts)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
-            module = str(node.module)
-            room = room_of_module(module)
-            for alias in node.names:
-                yield Import(path, module, alias.name, room, *facts)
+        for alias in node.names:
+            origin = module
+            if module in (PACKAGE, ALL_EXTENSIONS):
+                # A room as a whole: `from react_pipeline import clip`.
+                origin = f"{module}.{alias.name}"
+                if not (LIBRARY.parent / origin.replace(".", "/")).is_dir():
+                    continue
+            if origin.startswith(f"{PACKAGE}."):
+                yield Import(path, origin, alias.name, room_of_module(origin), *facts)
 
 
 def arrows() -> dict[str, set[str]]:

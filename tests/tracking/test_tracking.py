@@ -13,7 +13,7 @@ import pytest
 from conftest import write_project
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from support.results import publish_results
+from support.promotion import publish_results
 from support.tracking import STEPS, artifact_of, runs_of
 
 from react_pipeline.evaluation import compare

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 from mlflow import MlflowClient
-from support.promotion import copy_measured, measure, measured_folder
+from support.promotion import measure
 
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promote, roll_back, standing
@@ -20,18 +17,9 @@ NAME = "react-shapes"
 DOWN = "http://127.0.0.1:9"
 
 
-@pytest.fixture(scope="module")
-def measured(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
-) -> Path:
-    return measured_folder(
-        tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings
-    ).path.parent
-
-
 @pytest.fixture
-def project(make_project: Callable[..., Project], measured: Path, tracking: Tracking) -> Project:
-    return copy_measured(measured, make_project(methods=["base", "gated-image"]))
+def project(measured_project: Project, tracking: Tracking) -> Project:
+    return measured_project
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ Train = Callable[..., Artifact]
 
 
 @pytest.fixture
-def prepare(make_project: Callable[..., Project], _retrieved_store: Path) -> Prepare:
-    return functools.partial(prepared, make_project, _retrieved_store)
-
-
-@pytest.fixture
 def train(prepare: Prepare) -> Train:
     """Trains on the pairs of `shapes`, in a fresh store."""
 

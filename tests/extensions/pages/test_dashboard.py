@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import write_project
 from support.drawings import SHAPES
-from support.results import publish_results
+from support.promotion import publish_results
 from support.upkeep import edit_domain
 
 from react_pipeline.corpus import CollectedPairs

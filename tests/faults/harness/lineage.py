@@ -18,6 +18,7 @@ from unittest.mock import patch
 from conftest import DOMAINS, write_checkpoint, write_project
 from open_clip.model import CLIP
 from support.drawings import write_corpus, write_evaluation_folder
+from support.training import FIELDS
 
 from react_pipeline import settings
 from react_pipeline.project import Project
@@ -46,19 +47,12 @@ def write_inputs(folder: Path) -> None:
     write_checkpoint(inputs / "checkpoint", dimension=16, width=16, layers=1, finish=pack)
     write_corpus(inputs / "shards")
     write_evaluation_folder(inputs / "evaluation" / SLUG, ["circle", "square", "triangle", "cross"])
-    training = {
-        "last_k_layers": 1,
-        "steps": 4,
-        "batch_size": 8,
-        "warmup_steps": 1,
-        "checkpoint_every": 2,
-    }
     write_project(
         folder,
         inputs / "checkpoint",
         inputs,
         # Kept tokens, so that there is something to resume.
-        customization={"defaults": {**training, "augmentation": "none", "held_out_fraction": 0.2}},
+        customization={"defaults": {**FIELDS, "last_k_layers": 1, "held_out_fraction": 0.2}},
     )
     for slug in DOMAINS:
         if slug != SLUG:
