@@ -21,6 +21,7 @@ Of a test:
 - `retrieved_project`: the same with evaluation, retrieved and control sets of both domains too.
 - `measured_project`: `make_project` with the methods `base` and `gated-image`, whose published
   results get 100 and 140 of 200 images of `shapes` right.
+- `prepare(...)`: a project with these training fields in a fresh copy of what is retrieved.
 - `tracking`: `Tracking` of `tiny_project`, over a copy of `mlflow_database`.
 - `clip`: the model of `tiny_checkpoint`, which the test may change.
 - `processor`: one whose seconds `plan` need not measure.
@@ -29,9 +30,10 @@ Of a test:
 from __future__ import annotations
 
 import fcntl
+import functools
 import gc
-import itertools
 import os
+import secrets
 import shutil
 import sqlite3
 import subprocess
@@ -339,6 +341,13 @@ def measured_project(make_project: Callable[..., Project]) -> Project:
     return project
 
 
+@pytest.fixture
+def prepare(make_project: Callable[..., Project], _retrieved_store: Path) -> Callable[..., Project]:
+    from support.training import prepared
+
+    return functools.partial(prepared, make_project, _retrieved_store)
+
+
 @pytest.fixture(scope="session")
 def mlflow_database(share: Share) -> Path:
     from mlflow import MlflowClient
@@ -367,25 +376,17 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
     """Write `pipeline.yaml` and `domains/` into `directory`; `sections` are joined over `PIPELINE`,
     field by field.
     """
-    has_tars = sections.get("corpus", {}).get("kind", "webdataset") == "webdataset"
-    given = {
-        "corpus": {"shards": [str(drawings / "shards" / "*.tar")]} if has_tars else {},
-        "encoder": {"pretrained": str(checkpoint)},
-    }
-    pipeline = {}
-    for name, default in (
-        PIPELINE | {key: value for key, value in sections.items() if key not in PIPELINE}
-    ).items():
-        value = sections.get(name, {} if isinstance(default, dict) else default)
-        pipeline[name] = (
-            {**default, **given.get(name, {}), **value} if isinstance(default, dict) else value
-        )
+    given: dict[str, Any] = {**PIPELINE, "encoder": {"pretrained": str(checkpoint)}}
+    if sections.get("corpus", {}).get("kind", "webdataset") == "webdataset":
+        given["corpus"] = {"kind": "webdataset", "shards": [str(drawings / "shards" / "*.tar")]}
+    pipeline = {**given, **sections}
+    for name, value in pipeline.items():
+        if isinstance(value, dict):  # a copy, also of a section that stands for two
+            pipeline[name] = {**given.get(name, {}), **value}
     # A test that gives its own training fields trains in fp32 too, unless it says otherwise.
-    pipeline["customization"]["defaults"] = {
-        "precision": "fp32",
-        "workers": 0,
-        **pipeline["customization"]["defaults"],
-    }
+    customization = pipeline["customization"]
+    defaults = {"precision": "fp32", "workers": 0, **customization["defaults"]}
+    pipeline["customization"] = {**customization, "defaults": defaults}
     (directory / "domains").mkdir(exist_ok=True)
     for slug, domain in DOMAINS.items():
         evaluation = {
@@ -407,16 +408,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-_bucket_numbers = itertools.count()
-
-
 @pytest.fixture(scope="session")
 def _server() -> Iterator[BucketServer]:
     from support.bucket import BucketServer
 
     server = BucketServer()
     yield server
-    server.stop()
+    server.server.shutdown()
 
 
 @pytest.fixture
@@ -431,8 +429,7 @@ def server(_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
 @pytest.fixture
 def bucket(server: BucketServer, tmp_path: Path) -> Store:
     # No two tests share a prefix, by which clients and manifests are remembered.
-    url = f"s3://artifacts/{os.getpid()}-{next(_bucket_numbers)}"
-    return Store(Bucket(url, tmp_path / "here"))
+    return Store(Bucket(f"s3://artifacts/{secrets.token_hex(8)}", tmp_path / "here"))
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -75,11 +75,11 @@ BUCKET, CONDEMNED = "store/test_buckets.py", "store/test_artifacts.py"
 KUBERNETES = "extensions/kubernetes/test_kubernetes.py"
 EARLIER = "embedding/test_earlier.py"
 EXPORT = "extensions/hub/test_export.py::test_neither_links_nor_foreign_files_are_touched"
-BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
+SECRETS = "settings/test_secrets.py"
 ORIGINALS = "extensions/elevater/test_originals.py"
 BOUNDED_FILES = "faults/test_bounded_files.py"
-COSTLY = "faults/test_costly_images.py"
-BOUNDED, SICK = "extensions/ui/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
+COSTLY = "faults/test_bad_images_and_captions.py"
+BOUNDED, SICK = "extensions/ui/test_bounded_server.py", "faults/test_tracking_unavailable.py"
 SERVED = "tracking/test_served.py::test_wrong_requests_get_one_line"
 GUARD_SETS = "extensions/guards/test_guard_sets.py"
 PUSH, SHOTS = "extensions/hub/test_export.py", "extensions/methods/test_closed_form_heads.py"
@@ -89,7 +89,7 @@ SCENES, AUTOMATION = (
     "extensions/automation/test_automation.py",
 )
 TRAINING, VECTORS, STORE = (
-    "faults/test_training_guards.py",
+    "faults/test_training.py",
     "extensions/sources/test_ready.py",
     "faults/test_store.py",
 )
@@ -108,7 +108,7 @@ GUARDS = (
     Guard("react_pipeline/store/folder.py", "            fsync((self.home / path).parent)\n", "", DURABLE),
     Guard("react_pipeline/store/store.py", "            fsync_tree(files)\n", "", DURABLE),
     # Published once, and whole
-    Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", STORE),
+    Guard("react_pipeline/store/folder.py", "self._write(path, data, link_or_copy)", "self._write(path, data, os.replace)", CONDEMNED),
     Guard("react_pipeline/store/store.py", "                artifact.require_files()\n            except", "                pass\n            except", CONDEMNED),
     Guard("react_pipeline/store/store.py", "            if scratch.is_removed:\n                raise removed(scratch.folder)\n            content", "            content", CONDEMNED),
     Guard("react_pipeline/store/store.py", "scratch.begin(next(iter(others), None))", "scratch.begin()", STORE),
@@ -202,10 +202,10 @@ GUARDS = (
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "elif not member.isreg() or member.issparse():", "elif False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "            _check_end(path, file, tar.offset)\n", "", SHARDS),
-    Guard("react_pipeline/extensions/sources/image_files.py", "_BATCH_ROWS = 1\n", "_BATCH_ROWS = 256\n", BOMBS),
+    Guard("react_pipeline/extensions/sources/image_files.py", "_BATCH_ROWS = 1\n", "_BATCH_ROWS = 256\n", BOUNDED_FILES),
     Guard("react_pipeline/project/local_files.py", "filter(Path.is_file, (Path(directory, name) for name in sorted(files)))", "(Path(directory, name) for name in sorted(files) if name != 'pipe.png')", "extensions/sources/test_image_files.py"),
     Guard("react_pipeline/project/local_files.py", "return path.is_symlink() and", "return False and", "extensions/sources/test_image_files.py"),
-    Guard("react_pipeline/extensions/sources/vector_files.py", "if member.file_size > MAX_EXPANSION * member.compress_size:", "if False:", BOMBS),
+    Guard("react_pipeline/extensions/sources/vector_files.py", "if member.file_size > MAX_EXPANSION * member.compress_size:", "if False:", BOUNDED_FILES),
     Guard("react_pipeline/extensions/dense/sets.py", "elif opened.size != size:", "elif False:", "extensions/dense/test_dense_sets.py"),
     Guard("react_pipeline/corpus/pairs.py", "if (size_bytes := sample.image.size_bytes) > MAX_IMAGE_BYTES:", "if False:", "faults/test_bad_images_and_captions.py"),
     Guard("react_pipeline/corpus/images.py", "if width * height > max_pixels:", "if False:", "faults/test_bad_images_and_captions.py"),
@@ -280,7 +280,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/cluster/assets.py", "        _free_card()\n", "", "extensions/cluster/test_processes.py::test_the_launching_process_frees_its_card_first"),
     Guard("react_pipeline/promotion/judgement.py", "if not method.correct.index.equals(other.correct.index):", "if False:", "promotion/test_judgement.py"),
     Guard("react_pipeline/promotion/judgement.py", "if ours.get(name) != theirs.get(name)]:", "if False]:", "promotion/test_judgement.py"),
-    Guard("react_pipeline/retrieval/ranking.py", 'rows["evaluation_similarity"] >= kept_out.near', 'rows["evaluation_similarity"] > 9', "faults/test_evaluation_images_in_retrieved_set.py"),
+    Guard("react_pipeline/retrieval/ranking.py", 'rows["evaluation_similarity"] >= kept_out.near', 'rows["evaluation_similarity"] > 9', "faults/test_retrieved_sets.py"),
     Guard("react_pipeline/extensions/cluster/one_pass.py", "if inputs is not first and queries > most:", "if False:", "extensions/cluster/test_one_pass.py::test_a_pass_takes_no_more_than_its_limits"),
     # Blocking checks
     Guard("react_pipeline/extensions/automation/assets.py", "if task.stage not in self._loaded:", "if False:", "extensions/automation/test_automation.py"),
@@ -295,7 +295,7 @@ GUARDS = (
     Guard("assets/reporting.py", "            expect_checks(pipeline, (stage.name, key))\n", "            pass\n", AUTOMATION + "::test_a_process_that_ends_before_its_checks_passes_none"),
     Guard("assets/runs.py", "asset == project.key(stage := asset.path[-1])", "(stage := asset.path[-1])", AUTOMATION + "::test_what_another_project_runs_is_not_awaited"),
     Guard("react_pipeline/extension.py", "if taken := rows.keys() & added.keys():", "if taken := set():", "house/test_extension.py::test_no_answer_replaces_another"),
-    Guard("react_pipeline/extension.py", "        rows |= added\n", "        pass\n", "faults/test_evaluation_images_in_retrieved_set.py"),
+    Guard("react_pipeline/extension.py", "        rows |= added\n", "        pass\n", "faults/test_retrieved_sets.py"),
     Guard("react_pipeline/extension.py", "if isinstance(error, ReactError) or", "if", "house/test_extension.py::test_an_error_for_the_user_is_raised_as_it_is"),
     Guard("react_pipeline/extension.py", " or module.startswith(\"react_pipeline.\")", "", "house/test_extension.py::test_a_part_of_this_package_that_raises_is_not_wrapped"),
     Guard("react_pipeline/stage.py", "if children and not any(", "if False and any(", "assets/test_definitions.py"),
@@ -326,7 +326,7 @@ GUARDS = (
     Guard("react_pipeline/extensions/predict/pictures.py", "        if len(data) > MAX_IMAGE_BYTES:\n", "        if False:\n", "extensions/predict/test_predict.py::test_a_picture_of_too_many_bytes_is_not_read_whole"),
     Guard("react_pipeline/extensions/pages/session.py", "max(p_value(values, population), sign_test(values)) <= level", "p_value(values, population) <= level", "extensions/pages/test_judgements.py::test_nothing_is_clear_before_the_exact_test_agrees"),
     Guard("react_pipeline/retrieval/ranking.py", 'kept_out.holds(rows["image_sha256"])', 'rows["row"].isna()', "retrieval/test_control.py::test_a_fetched_evaluation_image_is_not_drawn"),
-    Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_evaluation_images_in_retrieved_set.py::test_the_check_sees_an_image_that_was_let_in"),
+    Guard("react_pipeline/retrieval/decontamination.py", ' | images.holds(pairs["on_the_web"])', "", "faults/test_retrieved_sets.py::test_the_check_sees_an_image_that_was_let_in"),
     Guard("react_pipeline/settings/section.py", "    if not folded(name):\n", "    if False:\n", "settings/test_config.py"),
     Guard("react_pipeline/extensions/predict/transduction.py", "cosines[torch.arange(len(rows)), rows] = -torch.inf", "pass", "extensions/predict/test_transduction.py"),
     Guard("react_pipeline/extensions/dense/assets.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),

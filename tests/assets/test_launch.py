@@ -315,7 +315,7 @@ def test_artifact_that_mlflow_has_lost_is_logged_again(
     indexed_project: Project, home: Path
 ) -> None:
     assert again(indexed_project, "corpus") == 1
-    tracking = Tracking.of(indexed_project)
+    tracking = Tracking(indexed_project)
     (run,) = runs_of(tracking, asset="corpus")
     assert again(indexed_project, "corpus") == 0
     MlflowClient(tracking.uri).delete_run(run.info.run_id)

@@ -9,6 +9,7 @@ import torch
 from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
+from support.trap import Trap
 
 from react_pipeline.clip import Clip, add_gated_blocks, from_open_clip, gated_layers, load, save
 from react_pipeline.settings import EncoderConfig
@@ -36,16 +37,8 @@ def test_a_saved_model_loads_gates_activation_and_pixels(clip: Clip, tmp_path: P
     torch.testing.assert_close(twice.encode_texts(texts), again.encode_texts(texts))
 
 
-class Evil:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.path,))
-
-
 def pickled(path: Path) -> None:
-    torch.save({"state_dict": Evil(path.parent / "owned")}, path)
+    torch.save({"state_dict": Trap(path.parent / "owned")}, path)
 
 
 def truncated(path: Path) -> None:

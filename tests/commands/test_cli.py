@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support.commands import call
 from support.launch import dagster_home
-from support.results import publish_results
+from support.promotion import publish_results
 from support.upkeep import edit
 
 from react_pipeline.assets import launch

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 from conftest import write_project
-from support.results import publish_results
+from support.promotion import publish_results
 
 from react_pipeline import evaluation
 from react_pipeline.commands.results import print_results, print_start_page

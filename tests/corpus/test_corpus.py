@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 from support.drawings import pair, write_shard
-from support.shard_server import ShardServer, serve_folder
+from support.web import ShardServer, serve_folder
 
 from react_pipeline.corpus import corpus_parts, progress_lines, publish_corpus, remote
 from react_pipeline.corpus.corpus import checked_shards, shard_digests

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from support.bucket import BucketServer
 from support.drawings import pair, write_shard
-from support.shard_server import ShardServer, serve_folder
 from support.sick_servers import sick_server
 from support.stages import run_corpus
 from support.vectors import read_vectors
+from support.web import ShardServer, serve_folder
 
 from react_pipeline.corpus import (
     Webdataset,

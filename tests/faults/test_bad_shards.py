@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import tarfile
 from collections.abc import Callable
@@ -75,42 +74,33 @@ def test_a_sick_tar_is_refused_soon(drawings: Path, tmp_path: Path, what: str) -
 def test_hostile_member_names_are_refused_and_write_nothing(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
-    outside = tmp_path / "deep" / "er"
-    shard = outside / "evil.tar"
-    shard.parent.mkdir(parents=True)
-    with tarfile.open(shard, "w") as tar:
-
-        def add(name: str, data: bytes = b"", **attributes: object) -> None:
+    names = ("../../escape.png", "../../escape.txt", "/absolute.png", "a/../../b.png")
+    good = [
+        (f"good/{n}.{extension}", data)
+        for n in range(3)
+        for extension, data in pair("circle", "red", n).items()
+    ]
+    unsafe = [(name, PNG) for name in names]
+    shard = write_shard(tmp_path / "deep" / "er" / "evil.tar", [*good, *unsafe])
+    links = {
+        "link.png": (tarfile.SYMTYPE, "/etc/passwd"),
+        "hard.txt": (tarfile.LNKTYPE, "good/0.txt"),
+        "device.png": (tarfile.CHRTYPE, ""),
+        "folder": (tarfile.DIRTYPE, ""),
+    }
+    with tarfile.open(shard, "a") as tar:
+        for name, (kind, target) in links.items():
             info = tarfile.TarInfo(name)
-            info.size = len(data)
-            for attribute, value in attributes.items():
-                setattr(info, attribute, value)
-            tar.addfile(info, io.BytesIO(data))
-
-        for number in range(3):
-            add(f"good/{number}.png", PNG)
-            add(f"good/{number}.txt", b"a red circle")
-        add("../../escape.png", PNG)
-        add("../../escape.txt", b"a")
-        add("/absolute.png", PNG)
-        add("a/../../b.png", PNG)
-        add("link.png", type=tarfile.SYMTYPE, linkname="/etc/passwd")
-        add("hard.txt", type=tarfile.LNKTYPE, linkname="good/0.txt")
-        add("device.png", type=tarfile.CHRTYPE)
-        add("folder", type=tarfile.DIRTYPE)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     project = with_base(make_project(corpus={"shards": [str(shard)], "max_bad_fraction": 0.9}))
     artifact = embed_corpus(project)
     assert list(read_metadata(artifact)["image_path"]) == ["good/0", "good/1", "good/2"]
     ledger = pd.read_parquet(artifact.file("ledger.parquet"))
     assert dict(zip(ledger["key"], ledger["reason"], strict=True)) == {
-        "../../escape.png": "unsafe_name",
-        "../../escape.txt": "unsafe_name",
-        "/absolute.png": "unsafe_name",
-        "a/../../b.png": "unsafe_name",
-        "link.png": "not_a_file",
-        "hard.txt": "not_a_file",
-        "device.png": "not_a_file",
+        **dict.fromkeys(names, "unsafe_name"),
+        **dict.fromkeys(["link.png", "hard.txt", "device.png"], "not_a_file"),
     }
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     inside = (tmp_path / "store", tmp_path / "domains", tmp_path / "pipeline.yaml")

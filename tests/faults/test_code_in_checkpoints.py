@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from support.text_tower import write_text_tower_checkpoint
+from support.trap import Trap
 from transformers.utils import hub
 
 from react_pipeline.clip import from_open_clip, load
@@ -36,14 +37,6 @@ class EvilModel(BertModel):
 class EvilTokenizer(BertTokenizerFast):
     pass
 """
-
-
-class Pickled:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.marker,))
 
 
 @pytest.fixture
@@ -118,13 +111,6 @@ def behind_a_link(folder: Path) -> None:
     (folder / "text").symlink_to(folder.parent / "text")
 
 
-def image_tower_of_a_folder(folder: Path) -> None:
-    timm = folder / "timm"
-    timm.mkdir()
-    (timm / "config.json").write_text('{"architecture": "test_vit", "pretrained_cfg": {}}')
-    change(folder / CONFIG, "vision_cfg", timm_model_name=f"local-dir:{timm}")
-
-
 def image_tower_of_the_hub(folder: Path) -> None:
     change(folder / CONFIG, "vision_cfg", timm_model_name="hf-hub:evil/tower")
 
@@ -137,7 +123,6 @@ EVILS: dict[Callable[[Path], None], tuple[str, str]] = {
     text_tower_with_a_kernel: ("text", "_attn_implementation"),
     elsewhere: ("checkpoint", "text_cfg.hf_model_name"),
     behind_a_link: ("checkpoint", "text_cfg.hf_model_name"),
-    image_tower_of_a_folder: (CONFIG, "vision_cfg.timm_model_name"),
     image_tower_of_the_hub: (CONFIG, "vision_cfg.timm_model_name"),
 }
 
@@ -196,7 +181,7 @@ def test_a_hub_name_gets_no_code_run_either(
 
 def test_weights_beside_a_text_tower_are_not_read(folder: Path, marker: Path) -> None:
     before = load(folder).encode_texts(["a red circle"])
-    torch.save(Pickled(marker), folder / "text" / "pytorch_model.bin")
+    torch.save(Trap(marker), folder / "text" / "pytorch_model.bin")
     change(folder / CONFIG, "text_cfg", hf_model_pretrained=True)
     assert torch.equal(load(folder).encode_texts(["a red circle"]), before)
     assert not marker.exists()
@@ -206,7 +191,7 @@ def test_pickled_weights_of_a_folder_run_nothing(folder: Path, marker: Path) -> 
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(InputError, match="open_clip_model.safetensors"):
         load(folder)
-    torch.save({"state_dict": Pickled(marker)}, folder / "open_clip_pytorch_model.bin")
+    torch.save({"state_dict": Trap(marker)}, folder / "open_clip_pytorch_model.bin")
     with pytest.raises(InputError, match="pickled models are refused"):
         load(folder)
     assert not marker.exists()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,17 +36,22 @@ def server(name: str, script: str, directory: Path) -> Server:
     return Server(name, "http://127.0.0.1:0", process, directory / f"{name}.log")
 
 
-def test_a_server_can_be_ended_where_ui_ignored_signals(
-    make_project: Callable[..., Project],
-) -> None:
+@pytest.fixture
+def home(tiny_project: Project) -> Path:
+    return prepare_home(tiny_project.path.parent)
+
+
+@pytest.fixture
+def group(tiny_project: Project, home: Path) -> Iterator[Group]:
+    with locked_for_ui(home) as lock:
+        yield Group(tiny_project, home, lock, {"mlflow": "http://127.0.0.1:5000"})
+
+
+def test_a_server_can_be_ended_where_ui_ignored_signals(group: Group) -> None:
     code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
-    project = make_project()
-    home = prepare_home(project.path.parent)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with locked_for_ui(home) as lock:
-            group = Group(project, home, lock, {"mlflow": "http://127.0.0.1:5000"})
-            assert group.start("mlflow", "-c", code).process.wait(900) == 0
+        assert group.start("mlflow", "-c", code).process.wait(900) == 0
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -78,13 +83,9 @@ def test_an_mlflow_page_that_ends_ends_nothing_else(
         watch([dagster, mlflow])
 
 
-def test_what_a_killed_ui_leaves_is_named(make_project: Callable[..., Project]) -> None:
-    project = make_project()
-    home = prepare_home(project.path.parent)
-    with locked_for_ui(home) as lock:
-        group = Group(project, home, lock, {"mlflow": "http://127.0.0.1:5000"})
-        for name in ("mlflow", "dagster-daemon"):
-            group.start(name, "-c", "pass").process.wait()
-        processes = " ".join(str(one.process.pid) for one in group.servers)
-        with pytest.raises(InputError, match=f"kill {processes}"), locked_for_ui(home):
-            pass
+def test_what_a_killed_ui_leaves_is_named(group: Group, home: Path) -> None:
+    for name in ("mlflow", "dagster-daemon"):
+        group.start(name, "-c", "pass").process.wait()
+    processes = " ".join(str(one.process.pid) for one in group.servers)
+    with pytest.raises(InputError, match=f"kill {processes}"), locked_for_ui(home):
+        pass

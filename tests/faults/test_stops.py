@@ -4,7 +4,6 @@ end is whole.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -15,10 +14,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from conftest import PIPELINE
+from support.training import records
 
 from react_pipeline.project import Project
 from react_pipeline.stop import LINE
@@ -57,19 +58,11 @@ def test_a_build_ends_by_every_stop_and_resumes(
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
     chance, stops, span = random.Random(0), 0, 30.0  # noqa: S311 - reproducible
 
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            BUILD,
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
+    options |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     while stops < TRIALS:
-        build, number, delay = start(), chance.choice([2, 15, 1]), chance.uniform(0, span)
+        number, delay = chance.choice([2, 15, 1]), chance.uniform(0, span)
+        build = subprocess.Popen(BUILD, start_new_session=True, **options)
         wait_for_watch(build.pid)
         try:
             build.communicate(timeout=delay)
@@ -86,10 +79,8 @@ def test_a_build_ends_by_every_stop_and_resumes(
             for made in (project.config.store, tmp_path / "home"):
                 shutil.rmtree(made)
 
-    finished = start()
-    _, said = finished.communicate()
-    assert finished.returncode == 0, said
+    finished = subprocess.run(BUILD, **options)
+    assert finished.returncode == 0, finished.stderr
     checkpoint = project.store.current("customized_checkpoint", "shapes/gated-image")
-    lines = checkpoint.file("metrics.jsonl").read_text()
-    assert [json.loads(line)["step"] for line in lines.splitlines()] == list(range(60))
+    assert [record["step"] for record in records(checkpoint)] == list(range(60))
     assert not [error for _, error in project.store.verify() if error is not None]

@@ -6,17 +6,16 @@ import errno
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from support.processes import die, forked
+from support.things import elsewhere, inputs, publish, write
 
 from react_pipeline.store import (
     CorruptArtifact,
-    Inputs,
     Scratch,
     Store,
     StoreWriteError,
@@ -24,22 +23,13 @@ from react_pipeline.store import (
     write_atomically,
 )
 
-INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
-
-
-def write_two(directory: Path, _: object) -> dict[str, float]:
-    (directory / "a.bin").write_bytes(b"a" * 1000)
-    (directory / "b.bin").write_bytes(b"b" * 1000)
-    return {"top1": 0.5}
-
-
 KILLED_AT = {
-    "in the middle of writing": "kill_in_write = True",
-    "before the files are on disk": "patch(scratch, 'fsync_tree')",
-    "before the manifest": "patch(store, 'with_digest')",
-    "before the files are in the store": "patch(folder.Folder, 'finish')",
-    "before the manifest is in the store": "patch(folder.Folder, 'create')",
-    "after publishing": "patch(store.Store, 'set_current')",
+    "in the middle of writing": "pathlib.Path.write_text",
+    "before the files are on disk": "react_pipeline.store.scratch.fsync_tree",
+    "before the manifest": "react_pipeline.store.store.with_digest",
+    "before the files are in the store": "react_pipeline.store.folder.Folder.finish",
+    "before the manifest is in the store": "react_pipeline.store.folder.Folder.create",
+    "after publishing": "react_pipeline.store.store.Store.set_current",
 }
 
 
@@ -47,31 +37,20 @@ KILLED_AT = {
 def test_killed_at_any_step_nothing_unfinished_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:  # 1
-    script = f"""
-import os, signal
-from pathlib import Path
-from react_pipeline.store import artifacts, folder, scratch, store
-kill_in_write = False
-def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-def patch(owner, name): setattr(owner, name, die)
-def write(directory, _):
-    (directory / "a.bin").write_bytes(b"a" * 1000)
-    if kill_in_write: die()
-    (directory / "b.bin").write_bytes(b"b" * 1000)
-    return {{}}
-inputs = artifacts.Inputs("thing", "all", {{"value": 1}}, {{}}, "1")
-built = store.Store(Path({str(tmp_path)!r}))
-built.backend.create("store.json", store._FORMAT)
-{KILLED_AT[when]}
-built.build(inputs, write)
-"""
-    done = subprocess.run([sys.executable, "-c", script])
-    assert done.returncode == -signal.SIGKILL
+    publish(Store(tmp_path), stage="earlier")
+
+    def build() -> None:
+        monkeypatch.setattr(KILLED_AT[when], die)
+        publish(Store(tmp_path))
+
+    process = forked(build, tmp_path / "end")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     store = Store(tmp_path)
     assert store.keys("thing") == []
-    published = [INPUTS.fingerprint] if when == "after publishing" else []
+    published = [inputs().fingerprint] if when == "after publishing" else []
     assert store.versions("thing", "all") == published
-    artifact = store.build(INPUTS, write_two)
+    artifact = publish(store)
     assert store.current("thing", "all") == artifact
     assert artifact.path and all(error is None for _, error in store.verify())
     monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -1)
@@ -84,35 +63,20 @@ built.build(inputs, write)
 def test_scratch_is_private_and_outlives_an_interrupted_build(store: Store) -> None:  # 1
     states: list[str] = []
 
-    def write(directory: Path, scratch: Scratch) -> dict[str, float]:
+    def resume(directory: Path, scratch: Scratch) -> dict[str, int]:
         path = scratch.keep("state", lambda path: path.write_text(f"{len(states)} tries"))
         states.append(path.read_text())
         if len(states) < 3:
             raise KeyboardInterrupt
-        return write_two(directory, None)
+        return write(directory)
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            store.build(INPUTS, write)
-    artifact = store.build(INPUTS, write)
+            store.build(inputs(), resume)
+    artifact = store.build(inputs(), resume)
     assert states == ["0 tries"] * 3
-    assert sorted(path.name for path in artifact.path.glob("[!.]*")) == [
-        "a.bin",
-        "b.bin",
-        "manifest.json",
-    ]
+    assert {path.name for path in artifact.path.glob("[!.]*")} == {"sub", "more", "manifest.json"}
     assert not list((store.root / ".scratch").iterdir())
-
-
-def test_an_interrupted_small_write_keeps_the_old_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # 1
-    path = tmp_path / "current"
-    write_atomically(path, "old")
-    monkeypatch.setattr(Path, "replace", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
@@ -127,60 +91,59 @@ def test_a_full_disk_names_path_and_bytes_and_publishes_nothing(tmp_path: Path) 
         return {}
 
     with pytest.raises(StoreWriteError, match=r"[\d,]+ bytes that are free") as error:
-        store.build(INPUTS, write)
+        store.build(inputs(), write)
     assert "No space left" in str(error.value)
     assert store.keys("thing") == []
 
 
 @pytest.mark.parametrize("locks", ["always granted", "refused"])
 def test_without_locks_who_is_late_uses_the_first_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: str
+    store: Store, monkeypatch: pytest.MonkeyPatch, locks: str
 ) -> None:  # 3, 39
     def flock(*_: object) -> None:
         if locks == "refused":
             raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    other = Store(tmp_path)
+    other = elsewhere(store)
 
-    def overtaken(directory: Path, _: object) -> dict[str, float]:
-        other.build(INPUTS, write_two)
-        return {**write_two(directory, None), "top1": 0.9}
+    def overtaken(directory: Path, _: object) -> dict[str, int]:
+        other.build(inputs(), lambda path, _: write(path, text="theirs"))
+        return write(directory, text="mine")
 
-    store = Store(tmp_path)
-    artifact = store.build(INPUTS, overtaken)
-    assert artifact.reused and artifact.counts == {"top1": 0.5}
-    assert store.current("thing", "all") == artifact
-    assert len(list(artifact.path.parent.glob("_*"))) == 1
-    assert not list((tmp_path / ".scratch").iterdir())
-
-
-def changed(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(change(path.read_bytes()))
+    artifact = store.build(inputs(), overtaken)
+    assert artifact.reused and artifact.file("sub/data").read_text() == "theirs"
+    assert store.current("thing", "all") == artifact == other.current("thing", "all")
+    paths = {entry.path for entry in store.backend.entries("thing")}
+    assert len({path.split("/")[3] for path in paths if "/_" in path}) == 1
+    assert not list((store.root / ".scratch").iterdir())
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "flip": changed(lambda data: data[:-1] + b"c"),
-    "cut": changed(lambda data: data[:-1]),
-    "remove": Path.unlink,
-    "manifest": changed(lambda data: data[:-20]),
-    "figure": changed(lambda data: data.replace(b'"top1": 0.5', b'"top1": 0.9')),
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "flip": lambda data: data[:-1] + b"c",
+    "cut": lambda data: data[:-1],
+    "manifest": lambda data: data.replace(b'"rows": 1', b'"rows": 2'),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", [*DAMAGES, "remove"])
 def test_damaged_artifacts_are_refused_by_name_and_rebuilt(
-    tmp_path: Path, damage: str
+    store: Store, damage: str
 ) -> None:  # 4, 5
-    store = Store(tmp_path)
-    artifact = store.build(INPUTS, write_two)
-    path = artifact.path / "b.bin"
-    manifest = artifact.path.parent / "manifest.json"
-    DAMAGES[damage](manifest if damage in ("manifest", "figure") else path)
+    good, artifact = publish(store, 2), publish(store)
+    path = f"{artifact.place}/manifest.json" if damage == "manifest" else f"{artifact.prefix}/more"
+    if damage == "remove":
+        store.backend.delete(path)
+    else:
+        store.backend.put(path, DAMAGES[damage](store.backend.read(path)))
     with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
-        store.current("thing", "all").file("b.bin")
-    assert not store.build(INPUTS, write_two).reused
-    assert store.current("thing", "all").file("b.bin").read_bytes() == b"b" * 1000
+        elsewhere(store).current("thing", "all").file("more")
+    errors = dict(store.verify())
+    assert errors[good.address] is None and errors[artifact.address]
+    with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
+        store.look().current("thing", "all")
+    assert not publish(elsewhere(store)).reused
+    assert elsewhere(store, "third").current("thing", "all").file("more").read_text() == "more"
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
@@ -188,7 +151,7 @@ def test_an_unreadable_artifact_is_refused_and_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:  # 50
     store = Store(tmp_path)
-    store.build(INPUTS, write_two)
+    publish(store)
 
     failing = Mock(side_effect=OSError(number, os.strerror(number)))
     with monkeypatch.context() as patched:
@@ -196,25 +159,19 @@ def test_an_unreadable_artifact_is_refused_and_built_again(
         durable._known.cache_clear()
         next(store.root.glob("thing/all/*/_*/.digests.jsonl")).unlink()
         with pytest.raises(CorruptArtifact, match=os.strerror(number)):
-            store.current("thing", "all").file("b.bin")
-    assert store.build(INPUTS, write_two).reused == (number == errno.EMFILE)
+            store.current("thing", "all").file("more")
+    assert publish(store).reused == (number == errno.EMFILE)
 
 
 def test_temporary_names_differ_between_containers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 40
-    names, replace = [], Path.replace
-
-    def noted(path: Path, target: Path) -> Path:
-        names.append(path.name)
-        return replace(path, target)
-
+    names: set[str] = set()
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    monkeypatch.setattr(Path, "replace", noted)
+    monkeypatch.setattr(durable, "rename_synced", lambda written, _: names.add(written.name))
     for _ in range(2):
         write_atomically(tmp_path / "file", "text")
-    assert len(set(names)) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert len(names) == 2
 
 
 def test_a_lock_is_free_although_a_fork_still_has_its_file(tmp_path: Path) -> None:

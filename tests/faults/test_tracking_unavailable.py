@@ -1,9 +1,15 @@
-"""FAULTS 29: MLflow down, slow or locked."""
+"""FAULTS 29 and 30: MLflow down, silent, overloaded or locked costs seconds and never a result;
+runs that a killed process left open.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,8 +18,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy import Engine, event
-from support.tracking import artifact_of, runs_of, tracking_at
+from support.sick_servers import sick_server
+from support.tracking import STEPS, artifact_of, runs_of, tracking_at
 
+from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project import Project
 from react_pipeline.tracking import Tracking, log
 
@@ -21,21 +29,26 @@ DOWN = "http://127.0.0.1:9"
 PLACES = ("corpus", "all"), ("retrieved_set", "shapes"), ("control_set", "shapes")
 
 
-def test_a_server_that_is_down_costs_no_result(  # 29
+def test_a_server_that_is_down_is_not_asked_again_at_once(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = artifact_of(tiny_project, "retrieved_set", "shapes")
-    assert tracking_at(tiny_project, DOWN).log_artifact(first, "dagster-1") is None
-    assert "unavailable" in caplog.text
-    assert tiny_project.store.current("retrieved_set", "shapes") == first
-    caplog.clear()
-    assert tracking_at(tiny_project, DOWN).log_artifact(first) is None
-    assert not caplog.text, "it is not asked again at once"
-
-    second = artifact_of(tiny_project, "control_set", "shapes")
+    first, second = (artifact_of(tiny_project, *place) for place in PLACES[1:])
+    for reported in (True, False):
+        assert tracking_at(tiny_project, DOWN).log_artifact(first, "dagster-1") is None
+        assert ("unavailable" in caplog.text) == reported
+        caplog.clear()
     assert tracking.log_artifact(second)
     (run,) = runs_of(tracking, fingerprint=first.fingerprint)
     assert run.info.status == "FINISHED"
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that failed is asked again at once."""
+    monkeypatch.setattr(log, "COOLDOWN_SECONDS", 0.0)
+
+
+hurry = pytest.mark.usefixtures("hurried")
 
 
 @pytest.fixture
@@ -52,6 +65,7 @@ def impatient() -> Iterator[None]:
     event.remove(Engine, "before_cursor_execute", hurry)
 
 
+@hurry
 def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
     tracking: Tracking, tiny_project: Project, tmp_path: Path, impatient: None
 ) -> None:
@@ -63,7 +77,6 @@ def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
     assert tracking.log_artifact(artifact) is None
     lock.execute("ROLLBACK")
     lock.close()
-    log._unreachable_until.clear()
     assert tracking.sync() == {known.fingerprint, artifact.fingerprint}
     assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1
 
@@ -98,6 +111,7 @@ def test_artifacts_that_cannot_be_logged_hold_up_no_other(  # 29
     assert tracking.sync() == {artifact.fingerprint for artifact in artifacts}
 
 
+@hurry
 def test_a_sync_ends_at_a_server_that_fails_meanwhile(  # 29
     tracking: Tracking,
     tiny_project: Project,
@@ -118,7 +132,6 @@ def test_a_sync_ends_at_a_server_that_fails_meanwhile(  # 29
         patch.setattr(MlflowClient, "set_experiment_tag", failing)
         assert tracking.sync() is None
     assert "unavailable" in caplog.text and len(asked) == 2
-    log._unreachable_until.clear()
     assert len(tracking.sync() or ()) == 3
 
 
@@ -159,6 +172,28 @@ def test_two_hosts_that_log_at_once_make_one_run(
     assert left.info.run_id == other[0]
 
 
+def test_run_left_open_by_killed_process_is_found_and_finished(
+    tracking: Tracking, tiny_project: Project
+) -> None:  # 30
+    artifact = artifact_of(tiny_project, "customized_checkpoint", "shapes/gated-image")
+    client = MlflowClient(tracking.uri)
+    experiment = client.create_experiment(
+        "tiny", (tiny_project.path.parent / "mlartifacts").as_uri()
+    )
+    tags = {"asset": artifact.stage, "fingerprint": artifact.fingerprint}
+    left = client.create_run(experiment, tags=tags)
+    doubled = client.create_run(experiment, tags=tags)
+    for run in (left, doubled):
+        client.log_metric(run.info.run_id, "training/loss", 1.0, step=0)
+
+    run_id = tracking.log_artifact(artifact)
+    assert run_id in {left.info.run_id, doubled.info.run_id}
+    states = sorted(run.info.status for run in runs_of(tracking, fingerprint=artifact.fingerprint))
+    assert states == ["FINISHED"]
+    assert len(client.get_metric_history(run_id, "training/loss")) == STEPS, "none twice"
+
+
+@hurry
 def test_a_database_of_another_mlflow_is_refused_with_remedy(
     tracking: Tracking, tiny_project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:  # 33
@@ -170,6 +205,71 @@ def test_a_database_of_another_mlflow_is_refused_with_remedy(
     assert "mlflow db upgrade" in caplog.text
     database.execute("UPDATE alembic_version SET version_num = ?", [version])
     database.close()
-    log._unreachable_until.clear()
     assert tracking.sync() == {artifact.fingerprint}
     assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1
+
+
+REASONS = {"silent": "timeout", "overloaded": "503", "looping": "307", "down": "refused"}
+HANG_SECONDS = 600
+
+
+@hurry
+@pytest.mark.parametrize("kind", REASONS)
+def test_a_sick_server_holds_nobody_up_and_loses_nothing(
+    kind: str,
+    tracking: Tracking,
+    tiny_project: Project,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The others answer, on a busy machine late.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if kind == "silent" else "300")
+    stages = (("corpus", "all"), ("retrieved_set", "shapes"))
+    artifacts = [artifact_of(tiny_project, *stage) for stage in stages]
+
+    def use(uri: str) -> list[object]:
+        sick = tracking_at(tiny_project, uri)
+        logged = [sick.log_artifact(artifact) for artifact in artifacts]
+        return [sick.sync(), *logged, sick.results_page("address")]
+
+    with ThreadPoolExecutor(1) as pool, sick_server(kind) as uri:
+        answers = pool.submit(use, uri).result(HANG_SECONDS)
+    assert answers == [None, None, None, "address"]
+    assert REASONS[kind] in caplog.text
+    assert tracking.sync() == {artifact.fingerprint for artifact in artifacts}
+
+
+# The commands take a minute or two; the tests above see every kind within one process.
+@pytest.mark.slow
+@pytest.mark.operations
+def test_commands_end_beside_a_silent_server(tiny_project: Project, tmp_path: Path) -> None:
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
+    environment.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+
+    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "react_pipeline", *arguments]
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1_800}
+        return subprocess.run(command, cwd=tmp_path, env={**environment, **extra}, **options)
+
+    build = ["materialize", "--domain", "shapes", "--method", "base", "--method", "gated-image"]
+    with sick_server("silent") as uri:
+        built = run(*build, REACT_TRACKING_URI=uri)
+        assert built.returncode == 0, built.stderr
+        assert built.stderr.count("is unavailable") <= 4 and "Traceback" not in built.stderr
+        assert run("models", "list", REACT_TRACKING_URI=uri).returncode == 0
+        assert "gated-image" in run("results", REACT_TRACKING_URI=uri).stdout
+    assert run(*build).returncode == 0
+    tracking = Tracking(tiny_project)
+    for stage in ("corpus", "retrieved_set", "customized_checkpoint", "comparison"):
+        assert {run.info.status for run in runs_of(tracking, asset=stage)} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("kind", ["dripping_body", "endless_body", "silent"])
+def test_doctor_reports_a_sick_server(
+    kind: str, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.extensions.plan.diagnosis.SERVER_TIMEOUT_SECONDS", 0.5)
+    with ThreadPoolExecutor(1) as pool, sick_server(kind) as uri:
+        monkeypatch.setenv("REACT_TRACKING_URI", uri)
+        found = pool.submit(diagnose, tiny_project.path).result(HANG_SECONDS)
+    assert [entry.state for entry in found if entry.what == "tracking"] == ["note"]

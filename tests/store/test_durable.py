@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.things import publish
 
 from react_pipeline.store import (
     CorruptArtifact,
-    Inputs,
     Scratch,
     Store,
     append,
@@ -21,9 +21,6 @@ from react_pipeline.store import (
     write_atomically,
 )
 from react_pipeline.store.artifacts import with_digest
-
-INPUTS = Inputs("thing", "all", {}, {}, "1")
-
 
 Calls = list[tuple[str, int, str]]
 
@@ -55,14 +52,8 @@ def synced(path: Path) -> tuple[str, int, str]:
     return "fsync", path.stat().st_ino, ""
 
 
-def write(staging: Path, _: object) -> dict[str, int]:
-    (staging / "below").mkdir()
-    (staging / "below" / "data").write_text("data")
-    return {}
-
-
 def test_files_reach_the_disk_before_their_names_and_pointer(tmp_path: Path, asked: Calls) -> None:
-    artifact = Store(tmp_path).build(INPUTS, write)
+    artifact = publish(Store(tmp_path))
     place = artifact.path.parent
 
     def named(path: Path) -> int:
@@ -98,8 +89,8 @@ def test_a_removed_manifest_is_off_the_disk_before_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path)
-    old = store.build(INPUTS, write)
-    store.build(Inputs("thing", "all", {}, {}, "2"), write)
+    old = publish(store)
+    publish(store, 2)
     there: list[bool] = []
     files = store.root / old.prefix
 
@@ -124,7 +115,7 @@ def test_a_manifest_of_another_format_or_artifact_is_refused(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:  # 33
     store = Store(tmp_path)
-    path = store.build(INPUTS, write).path.parent / "manifest.json"
+    path = publish(store).path.parent / "manifest.json"
     manifest = {**json.loads(path.read_text()), **change}
     del manifest["digest"]
     path.write_text(json.dumps(with_digest(manifest)))

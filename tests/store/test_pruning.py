@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.things import inputs, publish, write
 
 from react_pipeline.store import (
     RETENTION_SECONDS,
-    Artifact,
     CorruptArtifact,
-    Inputs,
     MissingArtifact,
     Scratch,
     Store,
@@ -25,15 +24,6 @@ from react_pipeline.store import (
 
 of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
 """A test of the files in a folder."""
-
-
-def publish(store: Store, value: int, stage: str = "thing", **parents: Artifact) -> Artifact:
-    return store.build(Inputs(stage, "all", {"value": value}, parents, "1"), write)
-
-
-def write(directory: Path, _: object) -> dict[str, int]:
-    (directory / "data").write_text("data")
-    return {}
 
 
 def prune(store: Store, **options: bool) -> list[str]:
@@ -125,15 +115,14 @@ def test_attempts_and_scratch_go_when_old_and_unused(
         assert prune(store) == [], "both may be about to be published"
         raise KeyboardInterrupt
 
-    inputs = Inputs("thing", "all", {"value": 2}, {}, "1")
     with pytest.raises(KeyboardInterrupt):
-        store.build(inputs, killed)
-    assert store.prune() == prune(store) == [] and store.earlier_scratches(inputs)
+        store.build(inputs(2), killed)
+    assert store.prune() == prune(store) == [] and store.earlier_scratches(inputs(2))
     (left,) = (store.root / ".scratch").iterdir()
     monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -1)
     expected = [store.backend.address(attempt), str(left)]
     assert prune(store, dry_run=True) == prune(store) == expected
-    assert not store.earlier_scratches(inputs) and not [*store.backend.entries(attempt)]
+    assert not store.earlier_scratches(inputs(2)) and not [*store.backend.entries(attempt)]
     assert store.current("thing", "all").path
 
 
@@ -158,8 +147,7 @@ def test_what_the_disk_refuses_to_remove_is_kept(
 def test_a_scratch_is_not_old_because_a_file_of_it_vanishes(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = Inputs("thing", "all", {"value": 9}, {}, "1")
-    kept = store.scratch(inputs).keep("part", lambda path: path.write_text("part"))
+    kept = store.scratch(inputs(9)).keep("part", lambda path: path.write_text("part"))
     lstat = Path.lstat
 
     def gone(path: Path) -> os.stat_result:
@@ -173,7 +161,7 @@ def test_a_scratch_is_not_old_because_a_file_of_it_vanishes(
 
 def test_a_key_called_like_an_object_of_the_store_is_harmless(store: Store) -> None:  # 44
     for name in ("current", "manifest.json"):
-        built = store.build(Inputs("thing", name, {}, {}, "1"), write)
+        built = store.build(inputs(key=name), write)
         assert store.current("thing", name) == built
     assert store.keys("thing") == ["current", "manifest.json"]
     assert prune(store) == []

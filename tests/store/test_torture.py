@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).with_name("torture.py")
+LOCKS = ("real", "useless")
+SHORT = [("folder", locks, "fair", 8) for locks in LOCKS]
+LONG = product(("folder", "bucket"), LOCKS, ("fair", "brutal"), [200])
 
 
-def torture(kind: str, locks: str, pruning: str, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "locks", "pruning", "kills"),
+    [*SHORT, *(pytest.param(*mode, marks=pytest.mark.slow) for mode in LONG)],
+)
+def test_kills_tear_and_lose_nothing(kind: str, locks: str, pruning: str, kills: int) -> None:
     command = [sys.executable, str(SCRIPT), kind, locks, pruning, str(kills), "1"]
     subprocess.run(command, check=True, timeout=300 + 20 * kills)
-
-
-@pytest.mark.parametrize("locks", ["real", "useless"])
-def test_a_few_kills_tear_and_lose_nothing(locks: str) -> None:
-    torture("folder", locks, "fair", 8)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
-@pytest.mark.parametrize("locks", ["real", "useless"])
-@pytest.mark.parametrize("pruning", ["fair", "brutal"])
-def test_hundreds_of_kills_tear_and_lose_nothing(kind: str, locks: str, pruning: str) -> None:
-    torture(kind, locks, pruning, 200)

@@ -10,10 +10,14 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.web import app_server
 
 BUCKET = "artifacts"
 ENVIRONMENT = {
@@ -27,13 +31,6 @@ Spoiler = Callable[[Environ], tuple[str, str] | None]
 """Maps a request to a status and an S3 error code to answer instead; None: as it is."""
 
 
-class _Quiet(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections stay open, as to S3
-
-    def log_request(self, *_: Any) -> None:
-        pass
-
-
 class BucketServer:
     """The server; `spoil` sees every request first, and `requests` counts them by method."""
 
@@ -42,17 +39,10 @@ class BucketServer:
         self.lock = threading.Lock()
         self.requests: list[tuple[str, str]] = []
         self.spoil: Spoiler = lambda _: None
-        self.server = make_server(
-            "127.0.0.1", port, self._answer, threaded=True, request_handler=_Quiet
-        )
+        self.server = app_server(self._answer, port)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         self.environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL": self.address}
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.empty()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def _answer(self, environ: Environ, start: Any) -> Iterable[bytes]:
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))

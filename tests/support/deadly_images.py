@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from react_pipeline.corpus import decoding
+from support.processes import die
 
 MARK = b"kills its decoder"
 """Behind the end of an image file, where decoders do not look."""
@@ -30,11 +29,6 @@ def load_or_die(batch: Any) -> Any:
     """Load in a process of `load_batches`."""
     decoding._decode = decode_or_die
     return _load(batch)
-
-
-def die(*_: Any) -> None:
-    """End this process as the kernel does where memory ends."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager

@@ -49,17 +49,17 @@ def write_sets(root: Path, images: int = 4) -> Path:
     for folder in ("images", "labels"):
         (root / folder).mkdir(parents=True)
     for about in given["images"]:
-        pixels = np.full((SIDE, SIDE, 3), 255, np.uint8)
-        labels = np.zeros((SIDE, SIDE), np.uint8)
-        labels[:2] = 255
+        image, labels = Image.new("RGB", (SIDE, SIDE), "white"), Image.new("L", (SIDE, SIDE))
+        labels.paste(255, (0, 0, SIDE, 2))
         for box in given["annotations"]:
             if box["image_id"] == about["id"]:
                 left, top, width, height = box["bbox"]
-                place = slice(top, top + height), slice(left, left + width)
-                pixels[place] = np.random.default_rng(box["category_id"]).integers(0, 200, 3)
-                labels[place] = IDS.index(box["category_id"]) + 1
-        Image.fromarray(pixels).save(root / "images" / about["file_name"])
-        Image.fromarray(labels).save(root / "labels" / about["file_name"])
+                place = (left, top, left + width, top + height)
+                colour = np.random.default_rng(box["category_id"]).integers(0, 200, 3)
+                image.paste(tuple(colour.tolist()), place)
+                labels.paste(IDS.index(box["category_id"]) + 1, place)
+        image.save(root / "images" / about["file_name"])
+        labels.save(root / "labels" / about["file_name"])
     (root / "annotations.json").write_text(json.dumps(given))
     (root / "names.txt").write_text("\n".join(("background", *CLASSES)) + "\n")
     return root

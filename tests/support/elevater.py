@@ -85,24 +85,14 @@ def write_images(root: Path, name: str, suffix: str) -> list[Path]:
     return paths
 
 
-def png(class_id: int, seed: str, pixels: int = PIXELS) -> bytes:
+def png(class_id: int, seed: str) -> bytes:
     """A tiny image with the colour of its class and noise of its own."""
     chance = np.random.default_rng(zlib.crc32(seed.encode()))
     colour = np.random.default_rng(class_id).integers(40, 215, 3)
-    noisy = colour + chance.integers(-40, 40, (pixels, pixels, 3))
+    noisy = colour + chance.integers(-40, 40, (PIXELS, PIXELS, 3))
     buffer = io.BytesIO()
     Image.fromarray(noisy.astype(np.uint8)).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> object:
-        return Path.touch, (self.path,)
 
 
 def random_head(n_classes: int, width: int, seed: int = 0) -> torch.Tensor:

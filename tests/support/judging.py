@@ -22,13 +22,13 @@ ANSWERS = {"won": 0, "lost": 1, "neither": "neither", "unsure": "unsure"}
 """Every picture of these logs is class 0 to the candidate and class 1 to the other model."""
 
 
-def without_labels(project: Project, methods: Sequence[str], slug: str = SLUG) -> Project:
+def without_labels(project: Project, methods: Sequence[str]) -> Project:
     """The project with a domain that has no labelled set, and a model of each method."""
-    edit_domain(project, slug, evaluation=None)
+    edit_domain(project, SLUG, evaluation=None)
     stand_in(project, "base_checkpoint", "all")
     for method in methods:
         if method != "base":
-            checkpoint(project, slug, method)
+            checkpoint(project, SLUG, method)
     return project
 
 

@@ -31,6 +31,10 @@ def code_location(project: Project) -> dg.Definitions:
     return build_defs(project=ProjectResource(config_path=str(project.path)))
 
 
+def repository(project: Project) -> dg.RepositoryDefinition:
+    return code_location(project).get_repository_def()
+
+
 def metadata_of(
     instance: dg.DagsterInstance, asset: str, partition: str | None
 ) -> dict[str, object]:

@@ -9,9 +9,8 @@ own autocast lists (those of the CPU apply), streams, kernels, NCCL, FAISS.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -23,14 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 aten = torch.ops.aten
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
-INDEXING = {
-    aten.index.Tensor,
-    aten.index_put.default,
-    aten.index_put_.default,
-    aten._index_put_impl_.default,
-    aten._unsafe_index.Tensor,
-    aten._unsafe_index_put.default,
-}
+INDEXING = ("index", "index_put", "index_put_impl", "unsafe_index", "unsafe_index_put")
 """CUDA takes indices of the CPU here; all other arguments must be on one device."""
 
 
@@ -112,7 +104,7 @@ def _require_one_device(func: Any, args: Any, leaves: list[Any]) -> None:
     """Raise as CUDA does; only `copy_` is between devices, and only scalars may be anywhere."""
     if func is aten.copy_.default:
         return
-    if func in INDEXING and _is_on_gpu(args[0]):
+    if func.overloadpacket.__name__.strip("_") in INDEXING and _is_on_gpu(args[0]):
         leaves = [args[0], *args[2:]]
     for leaf in leaves:
         if isinstance(leaf, torch.Tensor) and not _is_on_gpu(leaf) and leaf.dim():
@@ -204,66 +196,35 @@ class _Placement(TorchFunctionMode):
         return torch.Tensor.to(tensor, *rest, **kwargs) if rest or kwargs else tensor
 
 
-class _Stream:
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-    def synchronize(self) -> None: ...
-    def wait_stream(self, *_: Any) -> None: ...
-
-
-class _Event:
-    """As `torch.cuda.Event`; what was asked for is done by then."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-    def synchronize(self) -> None: ...
-
-    def record(self, *_: Any) -> None:
-        self.at = time.perf_counter()
-
-    def elapsed_time(self, end: _Event) -> float:
-        return 1e3 * (end.at - self.at)
-
-
-def _cuda(capability: tuple[int, int]) -> dict[str, Any]:
-    """The functions of `torch.cuda` that this project and PyTorch ask."""
+def _cuda() -> dict[str, Any]:
+    """The functions of `torch.cuda` that this project and PyTorch ask, with their answers."""
     about = SimpleNamespace(
         name="pretended GPU",
         total_memory=1 << 34,
         multi_processor_count=1,
-        major=capability[0],
-        minor=capability[1],
+        major=9,
+        minor=0,
     )
-    answers = {
-        "is_available": True,
-        "is_initialized": True,
-        "is_bf16_supported": True,
+    nothing = ("_lazy_init", "set_device", "synchronize", "empty_cache", "set_rng_state")
+    return {
+        **dict.fromkeys((*nothing, "reset_peak_memory_stats")),
+        **dict.fromkeys(("is_available", "is_initialized", "is_bf16_supported"), True),
         "device_count": 1,
         "current_device": 0,
-        "_lazy_init": None,
-        "set_device": None,
-        "synchronize": None,
-        "empty_cache": None,
-        "reset_peak_memory_stats": None,
         "max_memory_allocated": 1 << 20,
         "mem_get_info": (1 << 34, 1 << 34),
         "get_rng_state": torch.empty(0),
-        "set_rng_state": None,
-        "get_device_capability": capability,
+        "get_device_capability": (9, 0),
         "get_device_name": about.name,
         "get_device_properties": about,
-        "current_stream": _Stream(),
+        **dict.fromkeys(("Stream", "current_stream", "stream"), mock.MagicMock()),
+        "Event": mock.Mock(**{"elapsed_time.return_value": 1.0}),
     }
-
-    def always(answer: Any) -> Callable[..., Any]:
-        return lambda *_, **__: answer
-
-    functions = {name: always(answer) for name, answer in answers.items()}
-    stream = lambda *_: contextlib.nullcontext()  # noqa: E731
-    return {**functions, "Stream": _Stream, "Event": _Event, "stream": stream}
 
 
 @contextlib.contextmanager
-def pretended_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[Counter[str]]:
-    """Pretend a GPU of this compute capability; gives the operations that it computed, by name."""
+def pretended_gpu() -> Iterator[Counter[str]]:
+    """Pretend a GPU of compute capability 9.0; gives the operations that it computed, by name."""
     autocast, run_backward = torch.autocast.__init__, torch.autograd._engine_run_backward
 
     def begin_autocast(self: Any, device_type: str, *args: Any, **options: Any) -> None:
@@ -286,8 +247,9 @@ def pretended_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[Counter[str]
         with _Placement():
             return run_backward(*args, **kwargs)
 
+    answers = _cuda().items()
     changes: list[tuple[Any, str, Any]] = [
-        *((torch.cuda, name, value) for name, value in _cuda(capability).items()),
+        *((torch.cuda, name, mock.Mock(return_value=answer)) for name, answer in answers),
         (torch.autocast, "__init__", begin_autocast),
         (torch.autograd, "_engine_run_backward", backward),
         (torch.inference_mode, "__enter__", enter_inference),

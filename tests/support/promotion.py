@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
+from react_pipeline.corpus import collect_pairs
 from react_pipeline.evaluation.domain_results import (
     EVALUATOR_VERSION,
     EvalResult,
@@ -23,39 +26,45 @@ from react_pipeline.evaluation.domain_results import (
     write_result,
 )
 from react_pipeline.evaluation.metrics import Scores
-from react_pipeline.lineage import fresh, parents_of, resolve
+from react_pipeline.lineage import fresh_or_none, parents_of, resolve
 from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.artifacts import Artifact
+from support.drawings import encode
 
 IMAGES = 200
+COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4, "images": 1}
 
 
-def outcomes(right: int, images: int = IMAGES, *, first: int = 0) -> np.ndarray[Any, Any]:
+def outcomes(right: int, *, first: int = 0) -> np.ndarray[Any, Any]:
     """Which of the images a method gets right: `right` of them, from the image `first` on."""
-    correct = np.zeros(images, dtype=bool)
-    correct[(np.arange(right) + first) % images] = True
+    correct = np.zeros(IMAGES, dtype=bool)
+    correct[(np.arange(right) + first) % IMAGES] = True
     return correct
 
 
 def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Artifact:
-    """A published artifact of a stage with one small file; what it is made from is made if it is
-    not there.
+    """A published artifact of a stage with small files; what it is made from is made if it is not
+    there.
     """
-    parents = parents_of(project, stage, key)
-    for name, parent in parents.values():
-        try:
-            fresh(project, name, parent)
-        except Exception:
-            stand_in(project, name, parent)
+    make_parents(project, stage, key)
     inputs = resolve(project, stage, key, content=content)
 
     def write(directory: Path, _: object) -> dict[str, Any]:
         (directory / "open_clip_model.safetensors").write_bytes(inputs.fingerprint.encode())
         if stage == "customized_checkpoint":
-            (directory / "metrics.jsonl").write_text(json.dumps({"step": 0, "loss": 1.0}) + "\n")
-        return {"pairs": 8, "trainable_parameters": 3, "seconds": 1.0, "images": 1}
+            records = [{"step": n, "time_ms": 1_000 + n, "loss": 1 / (1 + n)} for n in range(4)]
+            lines = (json.dumps(record) + "\n" for record in records)
+            (directory / "metrics.jsonl").write_text("".join(lines))
+        return COSTS
 
     return project.store.build(inputs, write)
+
+
+def make_parents(project: Project, stage: str, key: str) -> None:
+    """Stand-ins for what an artifact is made from, where it is not there."""
+    for name, parent in parents_of(project, stage, key).values():
+        if fresh_or_none(project, name, parent) is None:
+            stand_in(project, name, parent)
 
 
 def checkpoint(project: Project, slug: str, method: str, seed: int = 0) -> Artifact:
@@ -81,33 +90,9 @@ def result(
     key = f"{slug}/{method}"
     if method != "base":
         checkpoint(project, slug, method, seed)
-    parents = parents_of(project, "domain_results", key)
-    for name, parent in parents.values():
-        if not ((project.store.root / name / parent) / "current").exists():
-            stand_in(project, name, parent)
-    inputs = resolve(
-        project,
-        "domain_results",
-        key,
-        content={"right": None if correct is None else list(map(int, correct))},
-    )
-    return publish_result(project, inputs, correct, evaluator_version)
-
-
-def measure(project: Project, method: str, right: int | None, **options: Any) -> Artifact:
-    """The result of a method on `shapes`: so many images right; None: unavailable."""
-    correct = None if right is None else outcomes(right)
-    return result(project, "shapes", method, correct, **options)
-
-
-def publish_result(
-    project: Project,
-    inputs: Inputs,
-    correct: Sequence[bool] | np.ndarray[Any, Any] | None,
-    evaluator_version: str = EVALUATOR_VERSION,
-) -> Artifact:
-    """Publish a result of these inputs, in the files that the real step writes."""
-    slug, method = inputs.key.split("/")
+    make_parents(project, "domain_results", key)
+    right = None if correct is None else list(map(int, correct))
+    inputs = resolve(project, "domain_results", key, content={"right": right})
     model = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
     names = project.domain(slug).class_names
     about: dict[str, Any] = {
@@ -119,10 +104,15 @@ def publish_result(
         "evaluation_set_fingerprint": inputs.parents["evaluation_set"].fingerprint,
         "n_classes": len(names),
     }
-
     return project.store.build(
         inputs, lambda directory, _: write_measured(directory, about, names, correct)
     )
+
+
+def measure(project: Project, method: str, right: int | None, **options: Any) -> Artifact:
+    """The result of a method on `shapes`: so many images right; None: unavailable."""
+    correct = None if right is None else outcomes(right)
+    return result(project, "shapes", method, correct, **options)
 
 
 def write_measured(
@@ -159,3 +149,45 @@ def candidates(promotion: Artifact) -> dict[str, list[str]]:
     lines = promotion.file("table.md").read_text().splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
     return {method: cells for method, *cells in rows[2:]}
+
+
+def publish_results(
+    project: Project,
+    slug: str,
+    answers: Mapping[str, Sequence[bool]],
+    *,
+    captions: Sequence[str] = ("a pair",),
+) -> dict[str, Artifact]:
+    """Publish `domain_results` of these methods and all before them.
+
+    Args:
+        project: A pipeline; its corpus and encoder need not exist.
+        slug: The domain.
+        answers: For each method, whether it names each image right; image i is of class i modulo
+            the classes.
+        captions: Of the retrieved pairs of each class.
+    """
+    evaluation_set(project, slug, version=1)
+    if [*answers] != ["base"]:
+        for stage in ("retrieved_set", "control_set"):
+            _publish_pairs(project, stage, slug, captions)
+    return {method: result(project, slug, method, right) for method, right in answers.items()}
+
+
+def _publish_pairs(project: Project, stage: str, slug: str, captions: Sequence[str]) -> None:
+    names = project.domain(slug).class_names
+    pairs = pd.DataFrame(product(names, captions), columns=["label", "caption"])
+    pairs["row"] = pairs.index
+
+    def write(directory: Path, _: object) -> dict[str, Any]:
+        table = pairs.rename(columns={"label": "class"}).assign(similarity=1 - pairs["row"] / 100)
+        table.drop(columns="caption").to_parquet(directory / "pairs.parquet")
+        images = (
+            (pair, encode(Image.new("RGB", (8, 8), (pair.row % 256, 80, 80))))
+            for pair in pairs.itertuples()
+        )
+        collect_pairs(images, directory / "shards", 1_000, len(pairs))
+        return {"pairs": len(pairs)}
+
+    make_parents(project, stage, slug)
+    project.store.build(resolve(project, stage, slug), write)

@@ -32,15 +32,14 @@ def write_ready(
     *,
     names: tuple[str, str] = ("url", "caption"),
     image: NDArray[Any] | None = None,
+    web: str = "http://127.0.0.1:9",
 ) -> pd.DataFrame:
-    """Write the three folders, of three parts; returns the whole metadata. Row n has the URL
-    `http://127.0.0.1:9/n.png`.
-    """
+    """Write the three folders; returns the whole metadata. Row n has the URL `n.png` on a web."""
     if image is None:
         image = np.random.default_rng(0).standard_normal(text.shape)
         image /= np.linalg.norm(image, axis=1, keepdims=True)
     image = image.astype(np.float16)
-    urls = [f"http://127.0.0.1:9/{row}.png" for row in range(len(text))]
+    urls = [f"{web}/{row}.png" for row in range(len(text))]
     table = pd.DataFrame({"key": range(len(text)), names[1]: captions, names[0]: urls})
     for name in ("img_emb", "text_emb", "metadata"):
         (folder / name).mkdir(parents=True)

@@ -18,7 +18,7 @@ from react_pipeline.project import Project
 from react_pipeline.stage import ALL, Place
 from react_pipeline.store import Artifact
 from support import upkeep
-from support.launch import code_location
+from support.launch import repository
 
 UNJUDGED = ("promotion", "overview")
 """Made-up artifacts are no verdicts, so these are never up to date."""
@@ -42,7 +42,7 @@ class Scene:
         self.check_fault: Exception | None = None
         self.log = ""
         self._cursors: dict[str, str | None] = {}
-        self._repository = code_location(project).get_repository_def()
+        self._repository = repository(project)
         self._job = self._repository.get_implicit_global_asset_job_def()
 
     @classmethod

@@ -47,13 +47,12 @@ def program(name: str, package: str, folders: Sequence[str] = ()) -> str:
     return found
 
 
-def postgres_server(directory: Path) -> tuple[list[str], str]:
-    """A new cluster of PostgreSQL: the command that serves it, and its URL, to which the name of a
+@contextmanager
+def postgres(directory: Path) -> Iterator[str]:
+    """A PostgreSQL of its own with two empty databases; gives its URL, to which the name of a
     database is added.
     """
-    folders = ["/usr/lib/postgresql/*/bin"]
-    initdb, server = (program(name, "postgresql", folders) for name in ("initdb", "postgres"))
-    port, data = free_port(), directory / "postgres"
+    port, data = str(free_port()), directory / "postgres"
     data.mkdir(parents=True)
     run: list[str] = []
     if os.geteuid() == 0:
@@ -63,42 +62,21 @@ def postgres_server(directory: Path) -> tuple[list[str], str]:
             if folder.stat().st_uid == 0 and folder != Path("/"):
                 folder.chmod(folder.stat().st_mode | 0o011)
         run = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    subprocess.run(
-        [*run, initdb, "-D", str(data), "-U", "react", "--auth=trust", "--no-sync"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-    )
-    arguments = [server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
-    return [*run, *arguments], f"postgresql://react@127.0.0.1:{port}"
 
+    def call(name: str, *arguments: str) -> None:
+        found = program(name, "postgresql", ["/usr/lib/postgresql/*/bin"])
+        command = [*run, found, *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
 
-def connect(url: str) -> Any:
-    """A connection to a PostgreSQL, as soon as it answers."""
-    import psycopg2
-
-    deadline = time.monotonic() + 600
-    while True:
-        try:
-            return psycopg2.connect(f"{url}/postgres")
-        except psycopg2.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
-@contextmanager
-def postgres(directory: Path) -> Iterator[str]:
-    """A PostgreSQL of its own with two empty databases; gives the URL of `postgres_server`."""
-    command, url = postgres_server(directory)
-    with running(command, directory / "postgres.log", cwd="/"):
-        connection = connect(url)
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for name in ("dagster", "mlflow"):
-                cursor.execute(f"CREATE DATABASE {name}")
-        connection.close()
-        yield url
+    call("initdb", "-D", str(data), "-U", "react", "--auth=trust", "--no-sync")
+    control = ["-D", str(data), "-w", "-l", str(data / "postgres.log")]
+    call("pg_ctl", *control, "-o", f"-p {port} -h 127.0.0.1 -k '' -F", "start")
+    try:
+        for name in ("dagster", "mlflow"):
+            call("createdb", "-h", "127.0.0.1", "-p", port, "-U", "react", name)
+        yield f"postgresql://react@127.0.0.1:{port}"
+    finally:
+        call("pg_ctl", *control, "-m", "immediate", "stop")
 
 
 @contextmanager

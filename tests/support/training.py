@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conftest import PIPELINE
+
 from react_pipeline.clip import Clip
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, TrainingConfig
@@ -47,15 +49,7 @@ def train_on(
     return train_model(method, own, clip)
 
 
-FIELDS = {
-    "last_k_layers": 2,
-    "steps": 4,
-    "batch_size": 8,
-    "warmup_steps": 1,
-    "augmentation": "none",
-    "workers": 0,
-    "checkpoint_every": 2,
-}
+FIELDS = {**PIPELINE["customization"]["defaults"], "workers": 0}
 """A short training."""
 
 

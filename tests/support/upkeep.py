@@ -17,7 +17,7 @@ from react_pipeline.evaluation.comparison import collect_evidence
 from react_pipeline.extensions.automation.survey import survey
 from react_pipeline.lineage import fresh_or_none, resolve, run
 from react_pipeline.project.project import Project
-from react_pipeline.stage import ALL, STAGES, Place, method_key
+from react_pipeline.stage import ALL, STAGES, method_key
 from react_pipeline.store.artifacts import Artifact
 
 METHODS = ("base", "gated-image")
@@ -59,20 +59,18 @@ def build_all(
     slugs: Sequence[str],
     until: str = "comparison",
     images: Sequence[str] = ("a", "b"),
-) -> list[list[Place]]:
-    """Build what is asked for, round after round, up to a stage; returns the places of each
-    round.
-    """
-    rounds: list[list[Place]] = []
-    while tasks := [
-        task for task in survey(project, slugs).tasks if task.stage not in ("promotion", "overview")
-    ]:
-        rounds.append([task.place for task in tasks])
-        for stage, key in rounds[-1]:
-            build(project, stage, key, images)
-        if until in {stage for stage, _ in rounds[-1]}:
-            break
-    return rounds
+) -> None:
+    """Build what is asked for, round after round, up to a stage."""
+    built: set[str] = set()
+    while until not in built:
+        tasks = [
+            task
+            for task in survey(project, slugs).tasks
+            if task.stage not in ("promotion", "overview")
+        ]
+        built = {task.stage for task in tasks} or {until}
+        for task in tasks:
+            build(project, *task.place, images)
 
 
 def change_pipeline(project: Project, **sections: Any) -> Project:

@@ -1,16 +1,22 @@
-"""A web server on loopback that serves images well and badly, and counts what it is asked for."""
+"""Web servers on loopback: one that serves images well and badly, and one that serves a folder."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug import Request, Response
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.utils import send_file
 
 Answer = bytes | Callable[[BaseHTTPRequestHandler, int], None]
 """The body of a 200, or a function of the handler and of how often the path was asked for before.
@@ -72,6 +78,29 @@ def serving(handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1") -> I
             yield f"http://{host}:{server.server_port}"
         finally:
             server.shutdown()
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections stay open, as to S3
+
+    def log_request(self, *_: Any) -> None:
+        pass
+
+
+def app_server(app: Any, port: int = 0) -> BaseWSGIServer:
+    """A WSGI application that is served from now on, until `shutdown`."""
+    server = make_server("127.0.0.1", port, app, threaded=True, request_handler=_Quiet)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
+
+
+@contextmanager
+def serve_app(app: Any) -> Iterator[str]:
+    """Serve until the block ends; gives the URL, without a slash at its end."""
+    server = app_server(app)
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
 def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
@@ -136,3 +165,51 @@ def redirected(location: str) -> Answer:
         send(handler, b"", 302, Location=location)
 
     return answer
+
+
+@dataclass
+class ShardServer:
+    """What a server does, and what it was asked.
+
+    Attributes:
+        folder: Served by path.
+        answers: Path -> status codes that are answered first, one a request (GET).
+        requests: GET requests by path.
+        sent_bytes: Of all bodies.
+    """
+
+    folder: Path
+    url: str = ""
+    answers: dict[str, list[int]] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
+    sent_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@contextmanager
+def serve_folder(
+    folder: Path, *, ranges: bool = True, tagged: bool = True
+) -> Iterator[ShardServer]:
+    """Serve until the context ends: with byte ranges, and with an ETag made of the content."""
+    state = ShardServer(folder)
+
+    @Request.application
+    def answer(asked: Request) -> Response:
+        path, is_get = state.folder / asked.path.lstrip("/"), asked.method == "GET"
+        status = 200 if path.is_file() else 404
+        if is_get:
+            with state.lock:
+                state.requests[asked.path] += 1
+                if first := state.answers.get(asked.path):
+                    status = first.pop(0)
+        if status != 200:
+            return Response("no", status)
+        etag = hashlib.md5(path.read_bytes()).hexdigest() if tagged else False  # noqa: S324
+        found = send_file(path, asked.environ, conditional=ranges, etag=etag)
+        del found.headers["Last-Modified"]
+        with state.lock:
+            state.sent_bytes += int(found.content_length or 0) if is_get else 0
+        return found
+
+    with serve_app(answer) as state.url:
+        yield state

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import write_project
 from mlflow import MlflowClient
-from support.results import publish_results
+from support.promotion import publish_results
 from support.tracking import STEPS, artifact_of, runs_of, tracking_at
 
 from react_pipeline.evaluation import compare

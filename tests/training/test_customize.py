@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.training import FIELDS, losses, prepared, records
+from support.training import FIELDS, losses, records
 
 from react_pipeline.clip import load
 from react_pipeline.corpus import CollectedPairs
@@ -27,11 +25,6 @@ SHAPES = ("shapes", "gated-image")
 
 Prepare = Callable[..., Project]
 Train = Callable[..., Artifact]
-
-
-@pytest.fixture
-def prepare(make_project: Callable[..., Project], _retrieved_store: Path) -> Prepare:
-    return functools.partial(prepared, make_project, _retrieved_store)
 
 
 @pytest.fixture

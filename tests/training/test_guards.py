@@ -1,5 +1,5 @@
 """Guards alone: what stops a training, and what does not; how it ends then is in
-`faults/test_training_guards`.
+`faults/test_training`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,7 +21,7 @@ from mlflow import MlflowClient
 from support.launch import dagster_home
 from support.services import free_port
 from support.tracking import runs_of
-from support.training import losses, prepared
+from support.training import losses
 
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.assets.partitions import to_partition_key
@@ -44,12 +43,6 @@ from react_pipeline.tracking.log import Tracking
 METHOD = "gated-image"
 
 Prepare = Callable[..., Project]
-
-
-@pytest.fixture
-def prepare(make_project: Callable[..., Project], _retrieved_store: Path) -> Prepare:
-    """A project whose next step is the training of `shapes`, with these training fields."""
-    return partial(prepared, make_project, _retrieved_store)
 
 
 def messages(instance: dg.DagsterInstance, run_id: str) -> list[str]:

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.drawings import write_shard
-from support.elevater import Trap, png
+from support.elevater import png, write_elevater
+from support.trap import Trap
 
 from react_pipeline.extensions.elevater import digests
 from react_pipeline.extensions.elevater.datasets import DATASETS, IMAGENET, dataset, read_data
 from react_pipeline.extensions.elevater.images import read_picture
-from react_pipeline.extensions.elevater.readers import join_names, read_dataset
+from react_pipeline.extensions.elevater.readers import check_splits, join_names, read_dataset
 from react_pipeline.extensions.elevater.settings import TestImages
 from react_pipeline.labelled import Unavailable
 from react_pipeline.settings import DomainConfig
@@ -232,3 +233,25 @@ def test_a_shard_that_is_cut_or_missing_is_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match=r"says 2, but these are missing\n  1.tar"):
         read_dataset(tmp_path, "cifar-10", "test")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_elevater(tmp_path / "copy", 2, only=["cifar-10", "voc-2007-classification"])
+
+
+def test_class_names_that_are_no_utf8_are_refused(root: Path) -> None:
+    names = root / "voc-2007-classification" / "classnames.txt"
+    names.write_bytes("Flugzeug\nKäfer\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"classnames\.txt: cannot be read as UTF-8") as caught:
+        read_dataset(root, "voc-2007-classification", "test")
+    assert not isinstance(caught.value, Unavailable), "wrong data must not pass for missing data"
+
+
+def test_the_check_meets_files_that_are_no_images(root: Path) -> None:
+    (root / "cifar-10" / "test" / "airplane" / "0.png").write_bytes(b"<html>404</html>")
+    reports = {row[:2]: row[-2:] for row in check_splits(root)}
+    names = ("cifar-10", "voc-2007-classification", "mnist")
+    assert [reports[name, "test"][0] for name in names] == ["wrong", "partial", "unavailable"]
+    problem = reports["cifar-10", "test"][1]
+    assert "cifar-10/test/airplane/0.png: no usable image" in problem and "not_an_image" in problem

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets
-from support.elevater import Trap
+from support.trap import Trap
 
 from react_pipeline.corpus import decode_image
 from react_pipeline.extensions.elevater.datasets import dataset

@@ -6,7 +6,7 @@ import os
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from support.automation import repository
+from support.launch import repository
 from support.upkeep import build, change_pipeline, edit_domain
 
 from react_pipeline.assets.resources import ProjectResource

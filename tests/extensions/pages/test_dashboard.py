@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_project
-from support.results import publish_results
+from support.promotion import publish_results
 from support.upkeep import edit_domain
 
 from react_pipeline.evaluation import comparison as comparing

@@ -14,7 +14,6 @@ import pytest
 import torch
 from support.methods import model_method
 from support.pretended_gpu import pretended_gpu
-from support.training import prepared
 from support.upkeep import change_pipeline
 from typer.testing import CliRunner
 
@@ -164,10 +163,8 @@ def test_batches_that_no_card_holds_are_named_with_what_fits(tiny_project: Proje
         assert not make_plan(project, machine, 1_000).problems
 
 
-def test_bytes_of_a_pair_are_those_of_the_training(
-    make_project: Callable[..., Project], _retrieved_store: Path
-) -> None:
-    project = prepared(make_project, _retrieved_store, precision="fp32", augmentation="timm")
+def test_bytes_of_a_pair_are_those_of_the_training(prepare: Callable[..., Project]) -> None:
+    project = prepare(precision="fp32", augmentation="timm")
     counted = customize(project, "shapes", "gated-image").counts["pair_bytes"]
     cost = encoder_cost(project, project.config.encoder, "base_checkpoint")
     training = project.training("shapes", "gated-image")

@@ -22,7 +22,7 @@ from PIL import Image
 from support.deadly_images import MARK, deadly_images
 from support.drawings import COLOURS, SHAPES, draw, encode, write_shard
 from support.processes import killed
-from support.shard_server import serve_folder
+from support.web import serve_folder
 
 from react_pipeline.clip import load_classifier
 from react_pipeline.corpus import BadImage, Member, decode_image, remote

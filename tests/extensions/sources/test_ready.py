@@ -26,6 +26,7 @@ from support.ready import (
     write_vector_column,
 )
 from support.stages import run_corpus
+from support.trap import Trap
 from support.vectors import read_vectors, vector_files
 
 from react_pipeline.corpus import publish_corpus
@@ -282,22 +283,12 @@ def test_lists_of_other_lengths_are_no_vectors(make: Make, ready: Path) -> None:
         publish_corpus(make(layout="parquet", vector_column="emb"))
 
 
-class Evil:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
 @pytest.mark.parametrize("form", ["pickle", "npy", "npz"])
 def test_pickles_are_refused_unread(tmp_path: Path, form: str) -> None:  # FAULTS 24, 56
     marker, path = tmp_path / "owned", tmp_path / "img_emb_0.npy"
     buffer = io.BytesIO()
-    np.save(buffer, np.array([[Evil(marker)]], dtype=object), allow_pickle=True)
-    path.write_bytes(pickle.dumps(Evil(marker)) if form == "pickle" else buffer.getvalue())
+    np.save(buffer, np.array([[Trap(marker)]], dtype=object), allow_pickle=True)
+    path.write_bytes(pickle.dumps(Trap(marker)) if form == "pickle" else buffer.getvalue())
     if form == "npz":
         with zipfile.ZipFile(tmp_path / "0.npz", "w") as archive:
             archive.writestr("b32_img.npy", buffer.getvalue())

@@ -8,6 +8,9 @@ another project.
 from __future__ import annotations
 
 import json
+import os
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,11 +18,12 @@ from unittest.mock import patch
 from conftest import DOMAINS, write_checkpoint, write_project
 from open_clip.model import CLIP
 from support.drawings import write_corpus, write_evaluation_folder
+from support.training import FIELDS
 
 from react_pipeline import settings
 from react_pipeline.project import Project
 from react_pipeline.stage import STAGES
-from react_pipeline.store import CURRENT, MANIFEST, ReactError
+from react_pipeline.store import CURRENT, MANIFEST
 
 SLUG, METHODS = "shapes", ("base", "gated-image", "gated-image-control")
 TASKS = [
@@ -43,19 +47,12 @@ def write_inputs(folder: Path) -> None:
     write_checkpoint(inputs / "checkpoint", dimension=16, width=16, layers=1, finish=pack)
     write_corpus(inputs / "shards")
     write_evaluation_folder(inputs / "evaluation" / SLUG, ["circle", "square", "triangle", "cross"])
-    training = {
-        "last_k_layers": 1,
-        "steps": 4,
-        "batch_size": 8,
-        "warmup_steps": 1,
-        "checkpoint_every": 2,
-    }
     write_project(
         folder,
         inputs / "checkpoint",
         inputs,
         # Kept tokens, so that there is something to resume.
-        customization={"defaults": {**training, "augmentation": "none", "held_out_fraction": 0.2}},
+        customization={"defaults": {**FIELDS, "last_k_layers": 1, "held_out_fraction": 0.2}},
     )
     for slug in DOMAINS:
         if slug != SLUG:
@@ -80,50 +77,59 @@ def forget() -> None:
     loaded_base.cache_clear()
 
 
-def published(folder: Path, last: int = len(TASKS)) -> dict[str, dict[str, str]]:
-    """Of each task: its fingerprint under "", and the digest of each file.
+class _Reversed(ExitStack):
+    """The entries of a folder, the last name first."""
+
+    def __init__(self, *place: Any) -> None:
+        super().__init__()
+        with _scandir(*place) as entries:
+            self._entries = sorted(entries, key=lambda entry: entry.name)
+
+    def __iter__(self) -> _Reversed:
+        return self
+
+    def __next__(self) -> Any:
+        if self._entries:
+            return self._entries.pop()
+        raise StopIteration
+
+
+_scandir, _listdir = os.scandir, os.listdir
+
+
+def move_away() -> None:
+    """Let this process be on another machine: with another time zone, and with folders that list
+    their files in another order.
+    """
+    os.environ["TZ"] = "Pacific/Kiritimati"
+    time.tzset()
+    os.scandir = _Reversed
+    os.listdir = lambda *place: sorted(_listdir(*place), reverse=True)
+
+
+def published(folder: Path, last: int = len(TASKS)) -> dict[str, str]:
+    """The fingerprint of each task and the digest of each of its files, by name.
 
     Raises:
         MissingArtifact: If one is missing.
         CorruptArtifact: If one is damaged.
     """
-    store = Project.load(folder / "pipeline.yaml").store
-    found = {}
+    store, found = Project.load(folder / "pipeline.yaml").store, dict[str, str]()
     for stage, key in TASKS[:last]:
         artifact = store.current(stage, key)
-        digests = {
-            name: recorded["sha256"] for name, recorded in artifact.manifest["files"].items()
-        }
-        found[f"{stage} {key}"] = {"": artifact.fingerprint, **digests}
+        found[f"{stage} {key}"] = artifact.fingerprint
+        for name, recorded in artifact.manifest["files"].items():
+            found[f"{stage} {key} {name}"] = recorded["sha256"]
     return found
 
 
-def differences(expected: dict[str, dict[str, str]], folder: Path) -> list[str]:
-    """What a folder has otherwise than what was `published`, a line each."""
-    try:
-        found = published(folder, len(expected))
-    except Exception as error:
-        return [f"{type(error).__name__}: {error}"]
-    return [
-        f"{task}: {name or 'fingerprint'} differs"
-        for task, files in expected.items()
-        for name, digest in files.items()
-        if found[task].get(name) != digest
-    ]
-
-
 def torn(folder: Path) -> list[str]:
-    """Whatever is visible and not whole, a line each: artifacts against their manifests, and
-    pointers.
-    """
-    root = folder / "store"
-    if not (root / "store.json").exists():
-        return []
+    """Whatever is visible and not whole: artifacts against their manifests, and pointers."""
     store = Project.load(folder / "pipeline.yaml").store
     found = [str(error) for _, error in store.verify() if error is not None]
-    for pointer in root.glob("[!.]*/**/" + CURRENT):
+    for pointer in store.root.glob("[!.]*/**/" + CURRENT):
         name = pointer.read_text().strip()
-        if not name or not (pointer.parent / name / "manifest.json").exists():
+        if not name or not (pointer.parent / name / MANIFEST).exists():
             found.append(f"{pointer}: names no artifact")
     return found
 
@@ -141,13 +147,6 @@ def left_over(folder: Path) -> list[str]:
         if json.loads((path.parent / MANIFEST).read_bytes())["attempt"] != path.name
     }
     return sorted(scratches | attempts)
-
-
-def explained(error: BaseException) -> str:
-    """The kind of an error, for counting."""
-    if isinstance(error, ReactError):
-        return "error of the project"
-    return "OSError" if isinstance(error, OSError) else f"untyped: {type(error).__name__}"
 
 
 def draw_nothing() -> None:

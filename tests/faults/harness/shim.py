@@ -12,24 +12,6 @@ import subprocess
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("shim.c")
-KINDS = (
-    "open",
-    "create",
-    "read",
-    "map",
-    "write",
-    "fsync",
-    "rename",
-    "link",
-    "unlink",
-    "mkdir",
-    "resize",
-    "lock",
-)
-"""As `enum kind`: `open` is of a file that is there, `create` of one that is not, `resize`
-truncates or allocates.
-"""
-
 ACTIONS = ("fail", "cut", "kill", "torn")
 """As `enum action`: fail with an error; write half; kill before the call; write half, then kill."""
 
@@ -48,9 +30,13 @@ FAULTS = {
     "resize": (*_DISK, "EINTR", "kill"),
     "lock": ("ENOLCK", "EINTR"),
 }
-"""Kind of call -> what is done to it: an error, or an action. `rot` kills, and then flips a bit of
+"""Kind of call -> what is done to it: an error, or an action. `open` is of a file that is there,
+`create` of one that is not, `resize` truncates or allocates. `rot` kills, and then flips a bit of
 what is left.
 """
+
+KINDS = tuple(FAULTS)
+"""As `enum kind`."""
 
 
 class State(ctypes.Structure):
@@ -65,12 +51,10 @@ class State(ctypes.Structure):
         *((name, ctypes.c_char * 1024) for name in ("root", "log", "where")),
     )
 
-    def watch(self, folder: Path) -> None:
-        """Count calls below a folder, and let all of them through."""
-        self.inject(folder, "open", 0, "EIO")
-
-    def inject(self, folder: Path, kind: str, n: int, fault: str) -> None:
-        """Do this to the `n`-th call of a kind, counted from 1 over all processes from now on."""
+    def inject(self, kind: str, n: int, fault: str, folder: Path) -> None:
+        """Do this to the `n`-th call of a kind below a folder, counted from 1 over all processes
+        from now on; 0 lets all of them through.
+        """
         self.counts = (ctypes.c_int64 * len(KINDS))()
         self.root, self.where, self.fired = str(folder.resolve()).encode(), b"", 0
         self.kind, self.n = KINDS.index(kind), n
@@ -80,7 +64,7 @@ class State(ctypes.Structure):
         self.error = getattr(errno, fault, 0)
         self.armed = 1
 
-    def record(self, folder: Path, log: Path) -> None:
+    def record(self, log: Path, folder: Path) -> None:
         """Write every change below a folder into a log, with its data."""
         log.touch()
         self.root, self.log, self.logging = str(folder.resolve()).encode(), str(log).encode(), 1
@@ -90,29 +74,15 @@ class State(ctypes.Structure):
         self.armed = self.logging = 0
 
 
-def missing() -> str:
-    """Why the shim cannot be built here; empty if it can."""
-    if platform.libc_ver()[0] != "glibc":
-        return "the shim of injected faults needs glibc"
-    return "" if shutil.which("cc") or shutil.which("gcc") else "no C compiler (cc, gcc)"
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+CAN_BE_BUILT = platform.libc_ver()[0] == "glibc" and COMPILER is not None
 
 
 def environment(folder: Path) -> dict[str, str]:
     """Build the shim in a folder; return the environment in which processes are subject to it."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
     library, state = folder / "shim.so", folder / "state"
-    arguments = [
-        compiler,
-        "-O2",
-        "-Wall",
-        "-shared",
-        "-fPIC",
-        str(SOURCE),
-        "-o",
-        str(library),
-        "-ldl",
-    ]
-    subprocess.run(arguments, check=True)
+    options = ("-O2", "-Wall", "-shared", "-fPIC", "-ldl")
+    subprocess.run([str(COMPILER), str(SOURCE), "-o", str(library), *options], check=True)
     state.write_bytes(bytes(ctypes.sizeof(State)))
     return {**os.environ, "LD_PRELOAD": str(library), "FAULTS_STATE": str(state)}
 

@@ -1,12 +1,11 @@
-"""FAULTS 20: evaluation images are removed by hash and by near-duplicate embedding, counted, and
-none is left.
+"""FAULTS 19, 20: images of evaluation are removed by hash and by near-duplicate embedding, counted:
+none is left. An empty retrieved set is refused, and starving classes keep a training from starting.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,16 +15,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 from support.drawings import encode, evaluation_image
-from support.upkeep import edit_domain
+from support.upkeep import change_pipeline, edit_domain
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.extensions.dense.settings import DenseConfig
-from react_pipeline.labelled import publish_evaluation_set, read_images
+from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.retrieval import decontamination, draw_control, leaked_images, retrieve_pairs
 from react_pipeline.retrieval.decontamination import KeptOut, Leaks
-from react_pipeline.store import Artifact, StaleArtifact
+from react_pipeline.store import Artifact, RetrievalError, StaleArtifact
+from react_pipeline.training import customize
 
 
 def configure(
@@ -36,6 +35,7 @@ def configure(
     edit_domain(project, "shapes", retrieval={**retrieval, "decontaminate": decontaminate})
     if evaluation is not None:
         measure_on(project, "shapes", evaluation)
+    publish_evaluation_set(project, "shapes")
 
 
 def measure_on(project: Project, slug: str, folder: Path) -> None:
@@ -54,24 +54,12 @@ def folder_of(place: Path, name: str, number: int, extension: str = "png") -> Pa
 DIGEST = hashlib.sha256(encode(evaluation_image("circle", 0))).hexdigest()
 
 
+def both_sets(project: Project) -> tuple[Artifact, Artifact]:
+    return retrieve_pairs(project, "shapes"), draw_control(project, "shapes")
+
+
 def hashes(artifact: Artifact) -> set[str]:
     return set(pd.read_parquet(artifact.file("pairs.parquet"))["image_sha256"])
-
-
-def test_an_evaluation_image_is_removed_from_both_sets(
-    indexed_project: Project,
-) -> None:
-    configure(indexed_project)
-    evaluation_set = publish_evaluation_set(indexed_project, "shapes")
-    retrieved = retrieve_pairs(indexed_project, "shapes")
-    control = draw_control(indexed_project, "shapes")
-    assert retrieved.counts["dropped"]["evaluation_image_hash"] == 1
-    assert control.counts["dropped"]["evaluation_image_hash"] == 1
-    evaluation = set(read_images(evaluation_set)["sha256"])
-    for artifact in (retrieved, control):
-        assert len(hashes(artifact)) == 95
-        assert not hashes(artifact) & evaluation
-        assert leaked_images(indexed_project, artifact.stage, "shapes") == Leaks(0, 0, 16)
 
 
 @pytest.fixture
@@ -82,15 +70,17 @@ def reencoded(tmp_path: Path) -> Path:
     return folder_of(tmp_path / "again", "circle", 0, "bmp")
 
 
-def test_a_reencoded_picture_is_removed_by_its_embedding(
-    indexed_project: Project, reencoded: Path
+@pytest.mark.parametrize(("near", "reason"), [(1.01, "hash"), (0.999, "near")])
+def test_an_evaluation_image_is_removed_from_both_sets(
+    indexed_project: Project, reencoded: Path, near: float, reason: str
 ) -> None:
-    configure(indexed_project, near=0.999, evaluation=reencoded)
-    publish_evaluation_set(indexed_project, "shapes")
-    retrieved = retrieve_pairs(indexed_project, "shapes")
-    assert retrieved.counts["dropped"]["evaluation_image_hash"] == 0
-    assert retrieved.counts["dropped"]["evaluation_image_near"] == 1
-    for artifact in (retrieved, draw_control(indexed_project, "shapes")):
+    same = folder_of(reencoded.parent / "same", "circle", 0)
+    configure(indexed_project, near, same if reason == "hash" else reencoded)
+    sets = both_sets(indexed_project)
+    dropped = sets[0].counts["dropped"]
+    for one in ("hash", "near"):
+        assert dropped[f"evaluation_image_{one}"] == (one == reason)
+    for artifact in sets:
         assert DIGEST not in hashes(artifact)
         assert leaked_images(indexed_project, artifact.stage, "shapes") == Leaks(0, 0, 1)
 
@@ -100,11 +90,8 @@ def test_the_check_sees_an_image_that_was_let_in(
     indexed_project: Project, reencoded: Path, monkeypatch: pytest.MonkeyPatch, smaller: bool
 ) -> None:
     configure(indexed_project, evaluation=reencoded)
-    publish_evaluation_set(indexed_project, "shapes")
-    for publish in (retrieve_pairs, draw_control):
-        publish(indexed_project, "shapes")
+    both_sets(indexed_project)
     configure(indexed_project, evaluation=folder_of(reencoded.parent / "same", "circle", 0))
-    publish_evaluation_set(indexed_project, "shapes")
     if smaller:  # by the download; the digest of the file on the web is recorded
         monkeypatch.setattr(decontamination, "CollectedPairs", Smaller)
     for stage in ("retrieved_set", "control_set"):
@@ -123,7 +110,6 @@ def test_the_check_compares_images_itself(
     indexed_project: Project, reencoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(indexed_project, near=0.999, evaluation=reencoded)
-    publish_evaluation_set(indexed_project, "shapes")
     with monkeypatch.context() as patched:
         # A retrieval that is blind to near duplicates and says that nothing is near.
         patched.setattr(
@@ -140,8 +126,7 @@ def test_images_of_other_domains_are_excluded_on_request(
     measure_on(indexed_project, "colours", folder_of(tmp_path / "theirs", "red", 0))
     ours = folder_of(tmp_path / "ours", "circle", 1)
     configure(indexed_project, evaluation=ours)
-    for slug in ("shapes", "colours"):
-        publish_evaluation_set(indexed_project, slug)
+    publish_evaluation_set(indexed_project, "colours")
     assert DIGEST in hashes(retrieve_pairs(indexed_project, "shapes"))
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(0, 0, 1)
     configure(indexed_project, evaluation=ours, decontaminate="all")
@@ -167,13 +152,9 @@ def test_images_of_dense_sets_are_kept_out_where_all_are_to_be(
     (tmp_path / "names.txt").write_text("circle\n")
     ours = folder_of(tmp_path / "ours", "circle", 1)
     configure(indexed_project, evaluation=ours, decontaminate="all")
-    publish_evaluation_set(indexed_project, "shapes")
     assert DIGEST in hashes(retrieve_pairs(indexed_project, "shapes"))
     own = {"name": "masks", "images": "images", "labels": "labels", "names": "names.txt"}
-    dense = DenseConfig.model_validate({"root": tmp_path, "own": [own]})
-    project = replace(
-        indexed_project, config=indexed_project.config.model_copy(update={"dense": dense})
-    )
+    project = change_pipeline(indexed_project, dense={"root": str(tmp_path), "own": [own]})
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(1, 0, 2)
     # A set that comes later makes the pairs stale.
     with pytest.raises(StaleArtifact, match="test_sets"):
@@ -183,3 +164,31 @@ def test_images_of_dense_sets_are_kept_out_where_all_are_to_be(
     assert retrieved.counts["evaluation_sets"]["dense/masks"] == 1
     assert DIGEST not in hashes(draw_control(project, "shapes"))
     assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 2)
+
+
+def test_an_empty_retrieved_set_is_refused_with_its_classes(
+    indexed_project: Project,
+) -> None:
+    wanted = {"min_similarity": {"t2t": 1.1, "t2i": 1.1}}
+    edit_domain(indexed_project, "shapes", retrieval=wanted)
+    publish_evaluation_set(indexed_project, "shapes")
+    with pytest.raises(RetrievalError) as raised:
+        retrieve_pairs(indexed_project, "shapes")
+    reported = str(raised.value)
+    names = ("below_similarity", "min_similarity", "circle", "square", "triangle", "cross")
+    assert all(name in reported for name in names)
+    assert indexed_project.store.keys("retrieved_set") == []
+
+
+def test_starving_classes_are_named_and_too_many_stop_training(
+    indexed_project: Project,
+) -> None:
+    wanted = {"modes": ["t2t"], "k_per_prompt": 3, "min_per_class": 1_000}
+    edit_domain(indexed_project, "shapes", retrieval={**wanted, "max_starving_fraction": 0.5})
+    publish_evaluation_set(indexed_project, "shapes")
+    artifact = retrieve_pairs(indexed_project, "shapes")
+    assert artifact.counts["starving"] == ["circle", "square", "triangle", "cross"]
+    assert artifact.counts["starving_fraction"] == 1.0
+    with pytest.raises(RetrievalError, match="circle"):
+        customize(indexed_project, "shapes", "gated-image")
+    assert indexed_project.store.keys("customized_checkpoint") == []
