@@ -5,6 +5,7 @@ Does not belong here: comparing results (`comparison`). Shapes: N images, C clas
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from react_pipeline.clip import LOGIT_SCALE, load_classifier
 from react_pipeline.evaluation.calibration import calibrate, confidence
@@ -93,8 +94,10 @@ class EvalResult(BaseModel):
         """
         text = artifact.file(f"{folder}result.json").read_text(encoding="utf-8")
         try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
+            fields = json.loads(text)
+            fields.pop("per_class", None)  # has a file of its own since version 4
+            return cls.model_validate(fields)
+        except (ValueError, AttributeError) as error:  # a ValidationError too
             raise CorruptArtifact(
                 f"{artifact.path / folder / 'result.json'}: not a result of this version; "
                 f"rematerialize `{artifact.stage}`"

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from support.commands import call
 from support.customized import customized
 from support.drawings import SHAPES
-from support.hub import TOKEN, HubServer
+from support.hub import TOKEN, HubServer, serve_hub
 from support.processes import killed
 from support.text_tower import write_text_tower_checkpoint
 from support.upkeep import edit_domain
@@ -430,11 +430,10 @@ KEY = "models/me/shapes"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    server = HubServer()
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    use(monkeypatch, server.url)
-    yield server
-    server.stop()
+    with serve_hub() as server:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        use(monkeypatch, server.url)
+        yield server
 
 
 def use(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
