@@ -53,8 +53,8 @@ def test_killed_at_any_step_nothing_unfinished_is_read(
     artifact = publish(store)
     assert store.current("thing", "all") == artifact
     assert artifact.path and all(error is None for _, error in store.verify())
-    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -1)
-    store.prune(keep_seconds=-1)
+    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -3_600)
+    store.prune(keep_seconds=-3_600)
     assert store.current("thing", "all").path == artifact.path
     left = {path.name for path in artifact.path.parent.iterdir()}
     assert left == {artifact.path.name, "manifest.json"}

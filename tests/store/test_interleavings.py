@@ -161,7 +161,7 @@ class World:
         """What was interrupted ends well: a last build on each host, and nothing is left."""
         for host in ("here", "elsewhere"):
             for act in (partial(self.build, 1), partial(self.prune, 0)):
-                with patch("react_pipeline.store.pruning.RETENTION_SECONDS", -1):
+                with patch("react_pipeline.store.pruning.RETENTION_SECONDS", -3_600):
                     self.run(act, host)
         assert not list(self.store_root.glob(".scratch/*"))
         store = Store(self.store_root)

@@ -28,7 +28,7 @@ of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
 
 def prune(store: Store, **options: bool) -> list[str]:
     """As if no time were kept; copies of a bucket's files apart."""
-    removed = store.prune(keep_seconds=-1, **options)
+    removed = store.prune(keep_seconds=-3_600, **options)
     return [address for address in removed if "/.copies/" not in address]
 
 
@@ -89,7 +89,7 @@ def test_a_damaged_manifest_is_kept_and_made_again(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # 46
-    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -1)
+    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -3_600)
     parent = publish(store, 1, "parent")
     good, bad = publish(store, 1), publish(store, 2, parent=parent)
     publish(store, 2, "parent"), publish(store, 3)
@@ -119,7 +119,7 @@ def test_attempts_and_scratch_go_when_old_and_unused(
         store.build(inputs(2), killed)
     assert store.prune() == prune(store) == [] and store.earlier_scratches(inputs(2))
     (left,) = (store.root / ".scratch").iterdir()
-    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -1)
+    monkeypatch.setattr("react_pipeline.store.pruning.RETENTION_SECONDS", -3_600)
     expected = [store.backend.address(attempt), str(left)]
     assert prune(store, dry_run=True) == prune(store) == expected
     assert not store.earlier_scratches(inputs(2)) and not [*store.backend.entries(attempt)]
@@ -231,7 +231,7 @@ def test_what_another_removed_and_made_again_stays(
 def test_two_prunes_at_once_end_well(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # 45
     artifacts = [publish(store, value) for value in range(4)]
     monkeypatch.setattr("react_pipeline.store.durable.lock", lambda *_, **__: True)
-    before(monkeypatch, store, "delete", lambda: Store(store.root).prune(keep_seconds=-1))
+    before(monkeypatch, store, "delete", lambda: Store(store.root).prune(keep_seconds=-3_600))
     prune(store)
     assert store.versions("thing", "all") == [artifacts[-1].fingerprint]
     assert store.current("thing", "all").path

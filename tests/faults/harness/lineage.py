@@ -139,8 +139,8 @@ def left_over(folder: Path) -> list[str]:
     store = Project.load(folder / "pipeline.yaml").store
     scratches = {path.name for path in store.root.glob(".scratch/*")}
     # As if the days had passed for which attempts stay.
-    with patch("react_pipeline.store.pruning.RETENTION_SECONDS", -1):
-        store.prune(keep_seconds=-1)
+    with patch("react_pipeline.store.pruning.RETENTION_SECONDS", -3_600):
+        store.prune(keep_seconds=-3_600)
     attempts = {
         str(path)
         for path in store.root.glob("[!.]*/**/_????????????????")
