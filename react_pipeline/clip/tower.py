@@ -59,7 +59,7 @@ _WEIGHTS = _MATRICES | {"ls_1.gamma", "ls_2.gamma"}
 """Parameters that `host_block` knows."""
 
 _FACTORS = {"mlp.c_fc.weight": SLOPE, "mlp.c_fc.bias": SLOPE, "mlp.c_proj.weight": 1 / SLOPE}
-"""What makes SiLU of an MLP with QuickGELU."""
+"""Factors of weights by which SiLU replaces QuickGELU in an MLP."""
 
 _PARAMETRIZATION = re.compile(r"parametrizations\.(\w+)\..*")
 """The name that PyTorch gives to the parts of a weight that is parametrized."""

@@ -171,7 +171,7 @@ class Processes:
                 initargs=(os.getpid(), *start),
                 env={"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **self.env},
             )
-            # Also where a process that multiprocessing started ends, which else waits for it.
+            # A process that multiprocessing started would otherwise wait for the pool when it ends.
             Finalize(self, self.pool.shutdown, kwargs={"kill_workers": True}, exitpriority=1)
         future: Future[Any] = self.pool.submit(function, *args)
         return future

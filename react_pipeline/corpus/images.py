@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import (
-    ExifTags,
     Image,
     ImageDraw,
     ImageFile,
@@ -43,6 +42,16 @@ MANY_PIXELS = 1 << 30
 """Guards memory alone: what is shown or trained on was decoded before under the configured limit.
 """
 
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _PLAIN_MODES = ("RGB", "1", "L", "P", "RGBX", "CMYK", "YCbCr", "HSV")
 
@@ -104,7 +113,11 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
             _check_size(*image.size, max_pixels)
             if lazy and _can_wait(image):
                 return image
-            return _rgb(ImageOps.exif_transpose(image))
+            image.load()
+            # After load(): Pillow turns a TIFF upright itself and drops the tag. Not by
+            # `exif_transpose`, which writes the tags again and fails on unusual ones.
+            turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+            return _rgb(image if turn is None else image.transpose(turn))
     except BadImage:
         raise
     except MemoryError as error:
@@ -189,7 +202,7 @@ def _can_wait(image: Image.Image) -> bool:
     plain = (
         image.format == "JPEG" and image.mode == "RGB" and image.width * image.height <= LAZY_PIXELS
     )
-    return plain and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    return plain and image.getexif().get(_EXIF_ORIENTATION, 1) == 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

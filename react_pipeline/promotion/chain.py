@@ -257,7 +257,9 @@ def _next(case: Case, judgement: Judgement) -> Verdict:
     """Return the verdict; a model that is rolled back is rejected until a person promotes it."""
     before = case.verdict
     champion = judgement.champion or before.champion
-    if measured := case.result_of(champion):
+    # A champion by other evidence keeps that; one that stays may have been measured since.
+    by_result = judgement.champion is None or champion.stage == DOMAIN_RESULTS
+    if by_result and (measured := case.result_of(champion)):
         champion = measured.contender  # with its result of today
     earlier = before.previous_champions
     rejected = set(before.rejected)

@@ -11,7 +11,7 @@ from typing import Any
 
 from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.project import Project
-from react_pipeline.promotion.chain import NEVER, Case, build_case, conclude
+from react_pipeline.promotion.chain import NEVER, Case, build_case, conclude, standing
 from react_pipeline.promotion.judgement import (
     Candidate,
     Judgement,
@@ -89,8 +89,11 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         raise InputError("give a reason: it is what the next person reads")
     result = fresh(project, DOMAIN_RESULTS, method_key(slug, method))
     checkpoint = result.parents[CUSTOMIZED_CHECKPOINT]
+    champion = standing(project, slug)[0].champion
+    if champion.is_same(Contender(method=method, checkpoint=checkpoint)):
+        raise InputError(f"{slug}: {champion.identity} is champion already; nothing to promote")
 
-    def by_person(case: Case) -> Judgement:
+    def by_person(case: Case) -> Judgement | None:
         before = case.verdict.champion
         entry = case.result(method)
         test: PairedTest | str = ""
@@ -100,7 +103,7 @@ def promote(project: Project, slug: str, method: str, reason: str, *, person: st
         else:
             chosen = _judged(case, method, checkpoint, why=entry)
         if chosen.is_same(before):
-            raise InputError(f"{slug}: {before.identity} is champion already; nothing to promote")
+            return None  # another process published this decision
         who = person or "a person"
         because = (
             f"{who} made {chosen.identity} champion instead of {before.identity}"

@@ -182,7 +182,8 @@ def _read_nodes(root: yaml.Node) -> tuple[Any, dict[Place, int]]:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused(key, "the name of a field must be a text")
-            name = read(key, (*place, key.value))  # a field is where its name is
+            read(key, (*place, key.value))  # a field is where its name is
+            name = key.value
             if name in fields:
                 raise _refused(key, f"`{name}` is repeated")
             fields[name] = read(value, (*place, name))

@@ -50,6 +50,7 @@ def create_model(runs: Runs, artifact: Artifact, run_id: str, tags: dict[str, st
     `mlflow.pyfunc.log_model` and `mlflow.create_external_model` do so with global state (active
     run, address).
     """
+    from mlflow.models.utils import get_external_mlflow_model_spec
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     domain, method = domain_and_method(artifact.key)
@@ -66,12 +67,17 @@ def create_model(runs: Runs, artifact: Artifact, run_id: str, tags: dict[str, st
             params,
             model_type="react_classifier" if is_packaged else "open_clip",
         )
-        if is_packaged and model.artifact_location.startswith("file:"):
-            # Written where it stays, for it may hold gigabytes.
-            _save(directory, Path(local_file_uri_to_path(model.artifact_location)), model)
-        elif is_packaged:
-            _save(directory, directory / "saved", model)
-            runs.client.log_model_artifacts(model.model_id, str(directory / "saved"))
+        is_local = model.artifact_location.startswith("file:")
+        place = directory / "saved"
+        if is_local:  # written where it stays, for it may hold gigabytes
+            place = Path(local_file_uri_to_path(model.artifact_location))
+        if is_packaged:
+            _save(directory, place, model)
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
+        if not is_local:
+            runs.client.log_model_artifacts(model.model_id, str(place))
     runs.client.finalize_logged_model(model.model_id, "READY")
 
 

@@ -165,8 +165,8 @@ class Runs:
         if key == ALL:
             group = "all domains" if stage == "overview" else "corpus"
             name = stage
-        tags = run_tags(source, dagster_run_id, dagster_url(self.project.config.dagster_url))
-        tags |= {**self._origin(), "mlflow.parentRunId": self._parent(group)}
+        own_tags = run_tags(source, dagster_run_id, dagster_url(self.project.config.dagster_url))
+        tags = {**own_tags, **self._origin(), "mlflow.parentRunId": self._parent(group)}
         run = self._only(("asset", "fingerprint"), name, tags, started_ms)
         run_id = run.info.run_id
         if run.info.status != FINISHED:
@@ -175,7 +175,7 @@ class Runs:
                 self.client.delete_tag(run_id, reason)
             self.write(run_id, params=run_params(source), tags=tags)
         elif dagster_run_id and DAGSTER_RUN_TAG not in run.data.tags:
-            self.write(run_id, tags=tags)
+            self.write(run_id, tags=own_tags)  # whoever made it stays
         return run
 
     def _origin(self) -> dict[str, str]:

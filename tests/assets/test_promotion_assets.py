@@ -39,3 +39,9 @@ def test_verdict_is_shown_checked_and_applied(
     client.delete_registered_model_alias(*alias)
     materialize(project, uri)
     assert client.get_model_version_by_alias(*alias).tags["method"] == GATED
+
+
+def test_mlflow_down_costs_no_verdict(measured_project: Project) -> None:
+    done = materialize(measured_project, "http://127.0.0.1:9")
+    (event,) = done.get_asset_materialization_events()
+    assert "unavailable" in event.materialization.metadata["mlflow"].value

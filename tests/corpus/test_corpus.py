@@ -69,6 +69,7 @@ def test_what_a_kind_does_not_find_is_named_unless_of_the_store(
     tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path, fault, error in (
+        (tmp_path / "gone.jpg", FileNotFoundError, CorpusError),
         (tmp_path, IsADirectoryError, CorpusError),
         (tiny_project.store.root / "pruned", FileNotFoundError, FileNotFoundError),
     ):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_exif_orientation_is_applied(extension: str) -> None:
     turned = decode_image(saved(image, extension, exif=exif), MAX_PIXELS)
     assert turned.size == (16, 32)
     assert turned.getpixel((12, 4))[1] < 60 and turned.getpixel((4, 4))[1] > 200
+
+
+def test_exif_that_cannot_be_written_again_is_read() -> None:
+    tags = struct.pack("<HHIHxx", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x0128, 2, 2, b"2")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + tags + bytes(4)
+    image = decode_image(saved(Image.new("RGB", (32, 16)), "JPEG", exif=exif), MAX_PIXELS)
+    assert image.size == (16, 32)
 
 
 def test_animation_gives_its_first_frame() -> None:

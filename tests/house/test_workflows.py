@@ -26,3 +26,11 @@ def test_actions_are_pinned_by_digest(path: Path) -> None:
         line for line in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", line)
     ] == []
     assert len(used) == sum("uses" in step for step in steps(path))
+
+
+def test_only_the_job_that_publishes_may_ask_for_its_identity() -> None:
+    release = yaml.safe_load((REPOSITORY / ".github/workflows/release.yml").read_text())
+    publish = release["jobs"]["publish"]
+    assert release["permissions"] == {"contents": "read"} and "secrets." not in str(release)
+    assert publish["permissions"] == {"id-token": "write"} and publish["environment"] == "pypi"
+    assert not any("checkout" in step.get("uses", "") for step in publish["steps"])

@@ -221,3 +221,9 @@ def test_the_report_has_every_class_and_no_html_of_its_names(tmp_path: Path) -> 
     page = (tmp_path / "report.md").read_text()
     assert "<script>" not in page and "<b>" not in page and "a&#124;b" in page
     assert all(text in page for text in ("1 pairs): eel.", "| cap |", "3 images of pets"))
+
+
+def test_an_image_that_a_full_class_leaves_is_free() -> None:
+    hits = hits_of(*of_cats(10, 11), ("t2t", "dog", 12, 0.7, 0))
+    found = candidates_of(hits, RetrievalConfig(max_per_class=1), image_sha256=["x", "y", "y"])
+    assert dropped(found) == {10: "", 11: "cap", 12: ""}

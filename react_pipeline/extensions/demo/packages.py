@@ -42,7 +42,7 @@ ENCODER_INGREDIENTS = tuple(
 IMAGE_TOWER = "react_demo_hybrid"
 """timm's name of the architecture that `network` adds."""
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised by hand when the demo makes another corpus, base or evaluation set of the same packages.
 """
 

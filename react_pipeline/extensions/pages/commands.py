@@ -18,6 +18,7 @@ from react_pipeline.commands import (
     print_table,
 )
 from react_pipeline.extensions.predict import Source
+from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
     from react_pipeline.extensions.pages.server import Board
@@ -132,8 +133,11 @@ def judge(
     Every answer is on the disk before the next picture is shown, and the same command resumes. The
     interval is valid whenever you stop.
     """
-    named = [name for name in (candidate, against) if name not in (None, "champion")]
-    project = load_project(config, [domain], named)
+    project = load_project(config, [domain])
+    choices = ("champion", *project.config.all_methods)
+    for option, name in (("--candidate", candidate or "base"), ("--against", against)):
+        if name not in choices:
+            raise InputError(f"{option} {name!r}: choose from {', '.join(choices)}")
     from react_pipeline.extensions.predict import require_source
 
     require_source(source)

@@ -87,9 +87,11 @@ def _no_collection() -> Iterator[None]:
     then or later.
     """
     gc.disable()
-    yield
-    gc.freeze()
-    gc.enable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _bytes(size: float) -> str:
@@ -125,7 +127,8 @@ def advise(domain: Domain, config: Config = None) -> None:
     retrieved, control = (fresh(project, stage, domain) for stage in (RETRIEVED_SET, CONTROL_SET))
     tried = try_gda(project, domain, retrieved, control)
     classes = pd.read_parquet(retrieved.file("classes.parquet"), columns=["class", "kept"])
-    unnamed = classes[classes["class"].isin(retrieved.counts.get("unnamed", []))]
+    # A corpus without captions names none.
+    unnamed = classes[classes["class"].isin(retrieved.counts.get("unnamed", classes["class"]))]
     console.print(
         f"{len(classes):,} classes, {classes['kept'].sum():,} pairs; classes without a pair: "
         f"{(classes['kept'] == 0).sum():,}; classes that no caption names: {len(unnamed):,}"

@@ -8,6 +8,7 @@ Shapes: N rows, D width.
 import json
 from collections import Counter
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ MIN_STANDARD_ERRORS = 4.0
 """Of the mean by which an image is closer to its own caption than to those of others. With another
 CLIP that is 0.
 """
+FEW_PARTS = 8
+"""Fewer are looked at as a whole, of more the beginnings."""
 BATCH_ROWS = 8_192
 """Rows of metadata that are written, and captions that are encoded, at once."""
 
@@ -237,7 +240,10 @@ def _sample(
 ) -> tuple[list[str], NDArray[np.float32]]:
     """Return captions from all over the corpus, and their unit vectors; of images where captions
     have none. Empty captions are left out, and vectors without a direction, which are refused when
-    all are read.
+    all are read. Of one part of many the beginning is looked at.
+
+    Raises:
+        CorpusError: Naming a file, if no vector has a direction.
     """
     filled = [part for part in parts if part.rows]
     spread = np.unique(np.linspace(0, len(filled) - 1, min(size, len(filled))).astype(int))
@@ -245,7 +251,8 @@ def _sample(
     vectors = [np.empty((0, parts[0].dimension), np.float32)]
     for part in (filled[number] for number in spread):
         batches = text_batches(config.embeddings / part.metadata, [config.caption_column])
-        texts = [text or "" for batch in batches for text in batch.column(0).to_pylist()]
+        some = islice(batches, None if len(filled) < FEW_PARTS else 1)
+        texts = [text or "" for batch in some for text in batch.column(0).to_pylist()]
         rows = np.flatnonzero([bool(text.strip()) for text in texts])
         if not len(rows):
             continue
@@ -258,4 +265,7 @@ def _sample(
                 break
     ready = unit(np.concatenate(vectors))
     good = np.flatnonzero(np.isfinite(ready).all(axis=1))
+    if captions and not len(good):
+        for part in filled:
+            _count_not_unit(config.embeddings / (part.text or part.image))
     return [captions[row] for row in good], ready[good]

@@ -78,6 +78,7 @@ def test_the_digest_sees_pixels_labels_and_boxes(root: Path) -> None:
         (lambda given: given.pop("categories"), "categories"),
         (lambda given: given["annotations"][3].update(category_id=5), "annotations[3].category_id"),
         (lambda given: given["categories"].append({"id": 4, "name": "Circle"}), "twice"),
+        (lambda given: given["images"].append(given["images"][0]), "twice"),
         (lambda given: given["images"][0].update(file_name="9.png"), "9.png"),
         (lambda given: given["images"][0].pop("width"), "width"),
         (lambda given: given["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "COCO"),

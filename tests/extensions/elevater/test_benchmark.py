@@ -111,6 +111,7 @@ def test_seventeen_of_twenty_are_said_and_missing_is_not_zero(
     assert rows.loc[list(GONE), "unavailable"].str.contains("no copy of it").all()
     assert list(rows.index) == list(DATASETS) and rows["value"].notna().sum() == 17
     assert (counts["datasets_evaluated"], counts["of"]) == (17, 20)
+    assert counts["datasets_with_fewer_images"] == 17
     assert counts["mean"]["zero-shot"] == pytest.approx(rows["value"].mean())
     assert set(counts["not_measured"]) == set(GONE)
     assert write_submission(artifact, "zero_shot", tmp_path / "mine.zip") == there

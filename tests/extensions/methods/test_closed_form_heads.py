@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch.nn.functional import normalize
 from react_pipeline import Classifier
 from react_pipeline.clip import ClassHead
 from react_pipeline.evaluation import EvalResult, compare, evaluate
+from react_pipeline.extensions.hub.export import export
 from react_pipeline.extensions.methods import HeadMethod, HeadSamples, few_shot
 from react_pipeline.extensions.methods.gda import Gda
 from react_pipeline.extensions.methods.ncm import Ncm
@@ -154,7 +156,9 @@ def test_a_shot_weighs_as_much_as_eight_pairs_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("method", ["few-shot-gda", "few-shot-ncm"])
-def test_a_few_shot_head_is_trained_measured_and_used(project: Project, method: str) -> None:
+def test_a_few_shot_head_is_trained_measured_and_used(
+    project: Project, method: str, tmp_path: Path
+) -> None:
     shots = run(project, "few_shot_set", "shapes").fingerprint
     for own, name in (method, "retrieved_set"), (f"{method}-control", "control_set"):
         parents = customize(project, "shapes", own).parents
@@ -167,6 +171,8 @@ def test_a_few_shot_head_is_trained_measured_and_used(project: Project, method: 
     assert Verdict.read(decide(project, "shapes")).decision != "incomparable"
     classifier = load_chosen("shapes", method, project.path, None, None)
     assert classifier.classes == tuple(project.domain("shapes").class_names)
+    card = (export(project, "shapes", method, tmp_path / "exported") / "README.md").read_text()
+    assert "6 labelled pictures" in card and "without any training" not in card
 
 
 def test_only_what_is_trained_on_shots_depends_on_them(project: Project) -> None:

@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_project
+from support.drawings import SHAPES
 from support.promotion import publish_results
 from support.upkeep import edit_domain
 
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.evaluation import comparison as comparing
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.evaluation.comparison import compare
@@ -27,11 +30,12 @@ from react_pipeline.evaluation.intervals import (
 )
 from react_pipeline.evaluation.tables import INTERVALS, MEAN, columns, table_cells
 from react_pipeline.extensions.pages import overview as overviewing
+from react_pipeline.extensions.pages.dashboard import _examples
 from react_pipeline.extensions.pages.overview import overview
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.store.errors import MissingArtifact, StaleArtifact
+from react_pipeline.store.errors import CorruptArtifact, MissingArtifact, StaleArtifact
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 BASE, GATED, CONTROL = "base", "gated-image", "gated-image-control"
@@ -259,3 +263,12 @@ def test_the_deviation_over_seeds_is_that_of_their_means(tmp_path: Path) -> None
     assert list(first["seeds"]) == [3, 3, 3]
     assert table.loc[table["method"].isin(["base", *seeds[1:]]), "seeds"].isna().all()
     assert "60.0 (± 10.0)" in artifact.file("table.md").read_text()
+
+
+def test_no_picture_is_left_out_because_of_the_disk(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = CorruptArtifact("shards/00000.tar (Input/output error)")
+    monkeypatch.setattr(CollectedPairs, "encoded", Mock(side_effect=fault))
+    with pytest.raises(CorruptArtifact, match="Input/output"):
+        _examples(retrieved_project.store.current("retrieved_set", "shapes"), SHAPES)

@@ -214,6 +214,10 @@ CLIP_RETRIEVAL: Breakages = {
     "other widths in a part": (array("text_emb_00", lambda a: a[:, :8]), "vectors of 8 numbers"),
     "a NaN": (array("img_emb_01", poisoned(np.nan)), r"img_emb_01\.npy: row 3 has length nan"),
     "a zero row": (array("text_emb_01", poisoned(0)), r"text_emb_01\.npy: row 3 has length 0"),
+    "zeros alone": (
+        lambda f: [np.save(path, 0 * np.load(path)) for path in f.glob("text_emb/*")],
+        r"text_emb_00\.npy: row 0 has length 0",
+    ),
     "cut metadata": (cut("metadata/metadata_01.parquet", 300), "parquet file is truncated"),
     "captions that are numbers": (
         change("metadata/*", lambda table: table.assign(caption=1)),
