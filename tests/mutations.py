@@ -37,7 +37,7 @@ LEFT_OUT = (
 )
 TEST_SECONDS = 600
 MEMORY_BYTES = 12 << 30
-FAILED, TIMED_OUT = 1, 124
+FAILED, NO_TESTS, TIMED_OUT = 1, 5, 124
 """What a run of pytest ends with where a test fails; and one that is late."""
 LIBRARIES = [
     "dagster",
@@ -389,7 +389,7 @@ def _killed(copy: Path, row: Guard) -> bool:
     return code in (FAILED, TIMED_OUT) or code < 0
 
 
-def _code(copy: Path, test: str) -> int:
+def _code(copy: Path, *tests: str, marks: str = "") -> int:
     """What pytest exits with, or `TIMED_OUT`."""
     arguments = [
         "-q",
@@ -398,7 +398,9 @@ def _code(copy: Path, test: str) -> int:
         "no:cacheprovider",
         # Fresh each time: pytest would spend longer on removing folders of earlier runs.
         f"--basetemp={copy.parent / 'run'}",
-        f"tests/{test}",
+        "-m",
+        marks,
+        *(f"tests/{test}" for test in tests),
     ]
     run = _forks().Process(target=_run_pytest, args=(copy, arguments))
     run.start()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from mutation_sample import mutants_of, tests_of
 from mutations import GUARDS, ROOT, Guard
 
 
@@ -20,3 +21,8 @@ def test_a_row_fits_the_source(row: Guard) -> None:
         (ROOT / "tests" / file).read_text(encoding="utf-8"),
         re.MULTILINE,
     )
+
+
+def test_the_sample_finds_mutants_and_their_tests() -> None:
+    file = "react_pipeline/store/store.py"
+    assert sum(1 for _ in mutants_of(ROOT / file)) > 5 and "store/test_store.py" in tests_of(file)
