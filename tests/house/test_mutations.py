@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 
+import mutation_sample
 import pytest
-from mutation_sample import mutants_of, tests_of
 from mutations import GUARDS, ROOT, Guard
 
 
@@ -25,4 +25,5 @@ def test_a_row_fits_the_source(row: Guard) -> None:
 
 def test_the_sample_finds_mutants_and_their_tests() -> None:
     file = "react_pipeline/store/store.py"
-    assert sum(1 for _ in mutants_of(ROOT / file)) > 5 and "store/test_store.py" in tests_of(file)
+    assert len([*mutation_sample.mutants_of(ROOT / file)]) > 5
+    assert "faults/test_store.py" in mutation_sample.tests_of(file)
