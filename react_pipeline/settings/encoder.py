@@ -72,7 +72,7 @@ class EncoderConfig(Section):
 
     @property
     def is_demo(self) -> bool:
-        """Whether it is built from installed packages (`extensions.demo`), rather than loaded."""
+        """Return whether it is built from installed packages (`extensions.demo`), not loaded."""
         return self.model == DEMO
 
 

@@ -162,7 +162,7 @@ class Torture:
         return name, forked(action, self.base / name)
 
     def end(self, name: str, process: BaseProcess) -> dict[str, Any]:
-        """What became of an action; an error that no other try can mend is a problem."""
+        """Return the result of an action; an error that a retry cannot fix is a problem."""
         process.join(ROUND_SECONDS)
         if process.exitcode is None:
             process.kill()

@@ -37,7 +37,7 @@ ENCODER_INGREDIENTS = tuple(
     for source in OTHER_SOURCES
     if source.name in ("efficientnet", "minilm", "imagenet-names")
 )
-"""What the base model is made of, for the card: package, what of it, licence."""
+"""Ingredients of the base model, for the card: package, the part that is used, licence."""
 
 IMAGE_TOWER = "react_demo_hybrid"
 """timm's name of the architecture that `network` adds."""

@@ -78,7 +78,7 @@ REMEDIES = {
 
 
 class Work(NamedTuple):
-    """What the step of a stage does, over all its keys.
+    """The work of a stage, over all its keys.
 
     Attributes:
         amount: In words.
