@@ -28,8 +28,8 @@ PRIVATE_ADDRESS = "private_address"
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 """The part of IPv6 that servers of the internet are in; elsewhere are wrapped addresses of IPv4."""
 _NEVER_PUBLIC = tuple(map(ipaddress.ip_network, ("2002::/16", "192.0.0.0/24", "168.63.129.16/32")))
-"""Networks that Python's table leaves out: IPv4 wrapped by 6to4, protocol assignments, and the address of
-Azure's services on each machine.
+"""Networks that Python's table leaves out: IPv4 wrapped by 6to4, protocol assignments, and the
+address of Azure's services on each machine.
 """
 
 MAX_REDIRECTS = 5
