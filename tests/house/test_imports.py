@@ -100,9 +100,16 @@ def test_assets_keep_their_annotations_as_objects() -> None:
     assert not [name_of(path) for path in ASSET_MODULES if line in path.read_text()]
 
 
-@pytest.mark.parametrize("module", ["react_pipeline", "react_pipeline.assets.definitions"])
-def test_importing_the_front_doors_loads_no_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "large"),
+    [
+        ("react_pipeline", "pydantic"),
+        ("react_pipeline.commands.cli", "numpy"),
+        ("react_pipeline.assets.definitions", "torch"),
+    ],
+)
+def test_importing_the_front_doors_loads_nothing_large(module: str, large: str) -> None:
+    code = f"import sys, {module}; sys.exit({large!r} in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True, text=True
     )

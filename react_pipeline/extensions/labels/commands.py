@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow.parquet as pq
 import typer
 
 from react_pipeline.commands import Config, Domain, console, load_project
@@ -85,6 +84,8 @@ def _require_new(to: Path) -> None:
 
 def _read_run(folder: Path) -> tuple[Mapping[str, Sequence[Path]], int]:
     """Return the pictures of a finished run by class, and how many are `unknown`."""
+    import pyarrow.parquet as pq  # not for `--help`
+
     from react_pipeline.extensions.predict import find_pictures
     from react_pipeline.use import UNKNOWN
 
