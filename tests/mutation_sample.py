@@ -86,8 +86,8 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
 
 
 def tests_of(file: str) -> list[str]:
-    """The files of tests nearest to a module: those that name it, or else those of its room; the
-    one of its name first, then small ones.
+    """The files of tests nearest to a module: those that name it, the one of its name first, then
+    small ones; then those of its room.
     """
     path = Path(file).with_suffix("")
     module = re.escape(".".join(path.parts))
@@ -96,9 +96,13 @@ def tests_of(file: str) -> list[str]:
     tests = sorted((ROOT / "tests").rglob("test_*.py"))
     naming = [test for test in tests if names.search(test.read_text(encoding="utf-8"))]
     room = ROOT / "tests" / Path(*path.parent.parts[1:])
-    chosen = naming or [test for test in tests if test.is_relative_to(room)]
-    chosen.sort(key=lambda test: (path.name not in test.stem, test.stat().st_size))
-    return [str(test.relative_to(ROOT / "tests")) for test in chosen[:NEAREST]]
+    chosen = {*naming, *(test for test in tests if test.is_relative_to(room))}
+
+    def distance(test: Path) -> tuple[bool, bool, int]:
+        return test not in naming, path.name not in test.stem, test.stat().st_size
+
+    nearest = sorted(chosen, key=distance)[:NEAREST]
+    return [str(test.relative_to(ROOT / "tests")) for test in nearest]
 
 
 def _outcome(copy: Path, tests: list[str]) -> str:

@@ -29,6 +29,7 @@ from react_pipeline.extensions.demo import commands
 from react_pipeline.extensions.demo.base import build_base
 from react_pipeline.extensions.demo.commands import DEMO_DOMAINS, write_demo_project
 from react_pipeline.extensions.demo.corpus import captions, drawn, labelled_png
+from react_pipeline.extensions.demo.drawing import BlankError, render
 from react_pipeline.extensions.demo.extension import DRAWINGS
 from react_pipeline.extensions.demo.network import IdentityBlock
 from react_pipeline.extensions.demo.packages import (
@@ -71,6 +72,13 @@ def test_every_drawing_has_a_key_of_its_own_and_a_caption(drawings: list[Drawing
     assert all(drawing.caption.strip() and "/" not in drawing.key for drawing in drawings)
     assert {drawing.source for drawing in drawings} == {source.name for source in CORPUS_SOURCES}
     assert not [drawing for drawing in drawings if "twemoji" in str(drawing.path).lower()]
+
+
+def test_a_drawing_that_shows_nothing_is_refused(tmp_path: Path) -> None:
+    blank = tmp_path / "blank.svg"
+    blank.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"/>')
+    with pytest.raises(BlankError, match="key"):
+        render(Drawing("key", "twemoji", "a caption", blank), 32)
 
 
 def test_every_source_is_in_the_notice_with_its_licence() -> None:
