@@ -210,7 +210,6 @@ class ImageEncoder:
             images = training.steps * training.batch_size
             self.tower = ImageTower(
                 model,
-                activation_checkpointing=training.activation_checkpointing,
                 is_compiled=compiles(training.compile, world.device, images),
             )
             if training.precision == "bf16":
