@@ -76,13 +76,10 @@ class ImageTower:
         native: Whether it is open_clip's own ViT.
     """
 
-    def __init__(
-        self, model: nn.Module, *, activation_checkpointing: bool = False, is_compiled: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, *, is_compiled: bool = False) -> None:
         """Look at what trains."""
         visual: Any = model.visual
         self.visual = visual
-        self.activation_checkpointing = activation_checkpointing
         self.blocks = vision_blocks(model)  # none of a ResNet, say: it is trained as a whole
         own = all(type(block) is ResidualAttentionBlock for block in self.blocks)
         self.native = type(visual) is NativeVisionTransformer and own
@@ -95,8 +92,6 @@ class ImageTower:
         self.splits = (self.native or self._timm) and 0 <= first < len(self.blocks)
         self.start = first if self.splits else 0
         self._ours = self.native or self._timm
-        if activation_checkpointing and not self._ours:
-            visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         if is_compiled and self._ours:
             self.features = compiled(self.features)  # type: ignore[method-assign]
             self.entering = compiled(self.entering)  # type: ignore[method-assign]
@@ -125,6 +120,7 @@ class ImageTower:
 
     def features(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, W) to image features (B, D), not normalised."""
+        trunk = self.visual.trunk if self._timm else None
         # Only the class token may be needed of the last block.
         alone = self._plain and self.visual.pool_type == "tok" and self.visual.attn_pool is None
         tokens = _run(
@@ -132,10 +128,9 @@ class ImageTower:
             self.blocks[self.start :],
             plain=self._plain,
             only=tokens.new_zeros(len(tokens), dtype=torch.long) if alone else None,
-            recompute=self.activation_checkpointing,
+            recompute=(trunk or self.visual.transformer).grad_checkpointing,
         )
-        if self._timm:
-            trunk = self.visual.trunk
+        if trunk:
             return self.visual.head(trunk.forward_head(trunk.norm(tokens)))
         pooled, _ = self.visual._pool(tokens)
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
@@ -261,14 +256,16 @@ def text_lengths(model: Any, tokens: Tensor) -> Tensor:
 
 
 def recompute_activations(model: Any) -> None:
-    """Let the text tower keep what enters each block alone, and compute the rest again in the
-    backward pass.
+    """Let the towers that train keep what enters each block alone, and compute the rest again in
+    the backward pass.
 
-    Towers of transformers only would in training mode, which turns dropout on, so they stay as they
-    are.
+    A ResNet has no way to do so, and text towers of transformers only would in training mode, which
+    turns dropout on, so both stay as they are.
     """
+    if trains_images(model):
+        model.visual.set_grad_checkpointing()
     text = getattr(model, "text", model)
-    if isinstance(text, CLIP | TextTransformer):
+    if trains_text(model) and isinstance(text, CLIP | TextTransformer):
         text.transformer.grad_checkpointing = True
 
 

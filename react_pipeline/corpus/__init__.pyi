@@ -45,6 +45,7 @@ from .shards import new_tar as new_tar
 from .shards import open_shard as open_shard
 from .shards import pack as pack
 from .shards import read_member as read_member
+from .shards import runs as runs
 from .tables import open_table as open_table
 from .tables import require_text_columns as require_text_columns
 from .tables import rows_of_table as rows_of_table

@@ -11,7 +11,7 @@ both as a dictionary of the different texts. Does not belong here: which rows ar
 
 import tarfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -43,7 +43,7 @@ _COLUMNS = pa.schema(
 
 def vectors_file(side: str, draw: str = "") -> str:
     """Return the name of a set's vectors of `image` or `text`."""
-    return f"{draw}/{side}_vectors.npy" if draw else f"{side}_vectors.npy"
+    return (PurePosixPath(draw) / f"{side}_vectors.npy").as_posix()
 
 
 def collect_pairs(
@@ -121,7 +121,7 @@ class CollectedPairs:
         """
         self._artifact = artifact
         self._draw = draw
-        shards = f"{draw}/{SHARDS}" if draw else SHARDS
+        shards = PurePosixPath(draw) / SHARDS
         # Verified by its digest, as the tars are.
         path = artifact.file(f"{shards}/{TABLE}")
         table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

@@ -8,6 +8,7 @@ from .fused import Features as Features
 from .fused import convert as convert
 from .fused import write_graph as write_graph
 from .images import encode_fetched as encode_fetched
+from .images import read_ahead as read_ahead
 from .vectors import FOLDERS as FOLDERS
 from .vectors import GROUPS_FILE as GROUPS_FILE
 from .vectors import LEDGER_FILE as LEDGER_FILE

@@ -155,27 +155,22 @@ class Encoder:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+
+        def encode(count: int) -> list[Tensor]:
+            with self._autocast():
+                return [plain(batch[:count].clone())]
+
         # Here the frames of the error no longer hold the memory.
         fits = ""
         if self.clip.device != "cpu":  # whose free memory is not known
             with suppress(torch.OutOfMemoryError):  # not even a few rows fit
-                each, free = self.row_bytes(plain, batch), free_bytes(self.clip.device)
+                each, free = row_bytes(encode, len(batch)), free_bytes(self.clip.device)
                 if each:
                     fits = f", which need {each:,} bytes each; about {free // each:,} fit"
         raise InputError(
             f"embedding.batch_size: out of memory with {len(batch):,} rows at once on "
             f"{self.clip.device}{fits}: lower it, or use a device with more memory"
         )
-
-    @torch.inference_mode()
-    def row_bytes(self, run: Features, batch: Tensor) -> int:
-        """Return the bytes of memory that each row of a batch on the device takes, at the most."""
-
-        def encode(count: int) -> list[Tensor]:
-            with self._autocast():
-                return [run(batch[:count].clone())]
-
-        return row_bytes(encode, len(batch))
 
     def _torch_texts(self, tokens: Tensor) -> Tensor:
         return encode_text(self.clip.model, tokens, self._text_blocks)

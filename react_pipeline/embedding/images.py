@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import BadImage, Decoder, ImageSource, load_batches, progress
+from react_pipeline.corpus import BadImage, Decoder, ImageSource, load_batches, progress, runs
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.vectors import Vectors, bad_rows
 from react_pipeline.settings import PipelineConfig
@@ -58,8 +58,8 @@ def encode_fetched(
     fetched = ((int(one.row), str(one.image_sha256), image) for one, image in source.fetch(rows))
     with closing(read_ahead(fetched)) as images:
         bar = progress(images, "encoding images", "image", len(rows))
-        loaded = load_batches(decoder, _cut(bar, DECODED_AT_ONCE), workers)
-        for batch in _cut(_usable(loaded, source), config.embedding.batch_size):
+        loaded = load_batches(decoder, map(list, runs(bar, DECODED_AT_ONCE)), workers)
+        for batch in map(list, runs(_usable(loaded, source), config.embedding.batch_size)):
             pixels = np.stack([pixels for _, _, pixels in batch])
             encoded = encoder.images(torch.from_numpy(pixels)).numpy()
             digests = {row: digest for row, digest, _ in batch}
@@ -98,11 +98,6 @@ def read_ahead(items: Iterator[Any], ahead: int = READ_AHEAD) -> Generator[Any, 
             yield item
     finally:
         thread.shutdown(wait=False, cancel_futures=True)  # it may wait for a server
-
-
-def _cut(items: Iterator[Any], length: int) -> Iterator[list[Any]]:
-    while some := list(islice(items, length)):
-        yield some
 
 
 def _usable(

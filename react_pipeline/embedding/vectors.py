@@ -5,7 +5,7 @@ Shapes: N rows of the corpus, D width.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,34 +32,6 @@ LEDGER_FILE = "ledger.parquet"
 """The samples that were skipped: `shard` (number of the part), key, reason, detail, source."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Files of one kind that follow one another, of which the corpus has tens of thousands.
-
-    A file is opened only if one of its rows is asked for, and is closed before the next one: no
-    process may hold so many open, and opening all takes seconds.
-
-    Attributes:
-        names: Below the folder, in the order of rows.
-        starts: The first row of each file, and the number of all rows.
-    """
-
-    folder: Path
-    names: Sequence[str]
-    starts: Rows
-
-    def mapped(self, number: int) -> npt.NDArray[Any]:
-        """Map a file of vectors (rows, D); only the pages that are used will be read."""
-        path = self.folder / self.names[number]
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-
-    def tables(self) -> Iterator[pq.ParquetFile]:
-        """Open each file of metadata."""
-        for name in self.names:
-            with pq.ParquetFile(self.folder / name) as file:
-                yield file
-
-
 def part_file(folder: str, number: int) -> str:
     """Return the name of a part's vectors or metadata, as clip-retrieval names them; a part without
     rows has no such file.
@@ -80,14 +52,14 @@ class StoredVectors:
     def __init__(self, artifact: Artifact, side: Side) -> None:
         """Open no file yet."""
         self.artifact, self.side = artifact, side
-        self._parts = _parts(artifact, FOLDERS[side])
-        self.rows = int(self._parts.starts[-1])
+        self._files, self._starts = _parts(artifact, FOLDERS[side])
+        self.rows = int(self._starts[-1])
         self.dimension = int(artifact.counts["dimension"])
 
     def blocks(self, size: int = BLOCK_ROWS) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield all rows: the first of each block, and its vectors (N, D) as they are stored."""
-        for number, start in enumerate(self._parts.starts[:-1].tolist()):
-            file = self._parts.mapped(number)
+        for number, start in enumerate(self._starts[:-1].tolist()):
+            file = self._mapped(number)
             for first in range(0, len(file), size):
                 yield start + first, np.array(file[first : first + size])
 
@@ -99,8 +71,8 @@ class StoredVectors:
         """
         rows = np.asarray(rows, np.int64)
         vectors = np.empty((len(rows), self.dimension), np.float32)
-        for number, places, inside in holding(self._parts.starts, rows):
-            vectors[places] = self._parts.mapped(number)[inside]
+        for number, places, inside in holding(self._starts, rows):
+            vectors[places] = self._mapped(number)[inside]
         return vectors
 
     def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
@@ -108,6 +80,10 @@ class StoredVectors:
         random = np.random.default_rng(seed)
         rows = np.sort(random.choice(self.rows, size=min(size, self.rows), replace=False))
         return rows, self.take(rows)
+
+    def _mapped(self, number: int) -> npt.NDArray[Any]:
+        """Map a file of vectors (rows, D); only the pages that are used will be read."""
+        return np.asarray(np.load(self._files[number], mmap_mode="r", allow_pickle=False))
 
 
 def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
@@ -121,8 +97,9 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
         columns: Only these; a field that no sample had, of a group or of all, is missing (NaN)
             there.
     """
+    files, _ = _parts(artifact, METADATA)
     # A column that a file does not have is passed over.
-    tables = (file.read(columns).to_pandas() for file in _parts(artifact, METADATA).tables())
+    tables = (pq.ParquetFile(file).read(columns).to_pandas() for file in files)
     table = pd.concat(tables, ignore_index=True)
     return table if columns is None else table.reindex(columns=columns)
 
@@ -130,8 +107,9 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
 def field_names(artifact: Artifact) -> Iterator[str]:
     """Yield the fields that any sample of the corpus had; only schemas are read."""
     seen = set[str]()
-    for file in _parts(artifact, METADATA).tables():
-        names = [name for name in file.schema_arrow.names if name not in seen]
+    files, _ = _parts(artifact, METADATA)
+    for file in files:
+        names = [name for name in pq.read_schema(file).names if name not in seen]
         seen.update(names)
         yield from names
 
@@ -151,10 +129,10 @@ def row_metadata(
     """
     rows = np.asarray(rows, dtype=np.int64)
     distinct = np.unique(rows)
-    parts = _parts(artifact, METADATA)
+    files, starts = _parts(artifact, METADATA)
     tables = []
-    for number, places, inside in holding(parts.starts, distinct):
-        with pq.ParquetFile(parts.folder / parts.names[number]) as file:
+    for number, places, inside in holding(starts, distinct):
+        with pq.ParquetFile(files[number]) as file:
             lengths = [
                 file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
             ]
@@ -166,19 +144,24 @@ def row_metadata(
     return pd.concat(tables).reindex(columns=columns).loc[rows]
 
 
-_starts: dict[tuple[str, str], Rows] = {}
-"""The first row of each file of an artifact, and the number of all rows."""
+def _parts(artifact: Artifact, folder: str) -> tuple[list[str], Rows]:
+    """Return the files of one kind that follow one another, of which the corpus has tens of
+    thousands; the first row of each, and the number of all rows.
 
-
-def _parts(artifact: Artifact, folder: str) -> Parts:
-    # What was built again at the same place is another artifact.
-    identity = artifact.address, artifact.manifest["digest"]
-    if identity not in _starts:
-        with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
-            rows = [count for line in lines if (count := json.loads(line)["rows"])]
-        _starts[identity] = part_starts(rows)
+    Open a file only if one of its rows is asked for, and close it before the next one: no process
+    may hold so many open, and opening all takes seconds.
+    """
     names = _files(artifact, folder)
-    return Parts(artifact.folder_with(names), names, _starts[identity])
+    parent = artifact.folder_with(names)
+    starts = _starts(artifact.file(GROUPS_FILE), artifact.manifest["digest"])
+    return [f"{parent}/{name}" for name in names], starts
+
+
+@cache
+def _starts(groups: Path, _artifact: str) -> Rows:
+    # What was built again at the same place is another artifact.
+    with groups.open(encoding="utf-8") as lines:
+        return part_starts([count for line in lines if (count := json.loads(line)["rows"])])
 
 
 def _files(artifact: Artifact, folder: str) -> list[str]:

@@ -8,7 +8,6 @@ images of a batch, H x W pixels, N pairs, T tokens, W width, D embedding dimensi
 import logging
 import shutil
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.clip import DTYPES, ImageTower, Pixels, compiles, trains_images
 from react_pipeline.corpus import CollectedPairs
+from react_pipeline.embedding import read_ahead
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import ReactError
 from react_pipeline.training.augmentation import Augmentation
@@ -145,7 +145,8 @@ class TrainingBatches:
         if tokens is not None:
             rows = (tokens[part] for part in parts)
             pinned = rows if world.device == "cpu" else map(Tensor.pin_memory, rows)
-            yield from on_device(_ahead(pinned), world.device)
+            # One batch is made while the one before it is in use.
+            yield from on_device(read_ahead(pinned, 2), world.device)
             return
         batch_bytes = self.views[0, 0].nbytes * self.size // world.size
         workers = _fitting_workers(batch_bytes, self.training)
@@ -193,15 +194,6 @@ def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
         yield coming
 
 
-def _ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yield batches, each made by a thread while the one before it is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
-
-
 class ImageEncoder:
     """The image tower of a model in training.
 
@@ -218,7 +210,6 @@ class ImageEncoder:
             images = training.steps * training.batch_size
             self.tower = ImageTower(
                 model,
-                activation_checkpointing=training.activation_checkpointing,
                 is_compiled=compiles(training.compile, world.device, images),
             )
             if training.precision == "bf16":

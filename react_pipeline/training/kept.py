@@ -7,9 +7,10 @@ U captions, L token ids of a text, D embedding dimension.
 """
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ from tqdm import tqdm
 from react_pipeline.clip import (
     Clip,
     encode_text,
-    recompute_activations,
     text_lengths,
     trains_text,
 )
@@ -62,8 +62,6 @@ class TrainingTexts:
         self._device = c.world.device
         self._class_ids = pair_classes(c.pairs, c.domain)
         self._caption_ids = c.pairs.caption_ids
-        if trains and c.training.activation_checkpointing:
-            recompute_activations(clip.model)
 
         def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
             for part in parts:
@@ -182,23 +180,21 @@ def kept_rows(
     path = _path(scratch, name, shape, dtype)
     is_kept = world.broadcast(path.exists())
 
-    def write(path: Path | None) -> None:
+    def write(path: Path) -> None:
         parts = torch.arange(shape[0]).split(at_once)
         made = make(part[world.share(len(part))] for part in parts)
         with (
-            path.open("wb") if path else nullcontext() as file,
-            tqdm(total=shape[0], desc=name, disable=None if path else True) as bar,
+            path.open("wb") as file,
+            tqdm(total=shape[0], desc=name, disable=None if world.is_writer else True) as bar,
             closing(made),
         ):
             for part, rows in zip(parts, made, strict=True):
                 as_bytes = rows.to(dtype).contiguous().view(torch.uint8)  # for any backend
-                content = world.joined(as_bytes, len(part))
-                if file is not None:
-                    file.write(content.numpy().tobytes())
+                file.write(world.joined(as_bytes, len(part)).numpy().tobytes())
                 bar.update(len(part))
 
     if not is_kept:
-        scratch.keep(path.name, write) if world.is_writer else write(None)
+        scratch.keep(path.name, write) if world.is_writer else write(Path(os.devnull))
     world.broadcast(None)  # the others map what the writer has written
     return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 

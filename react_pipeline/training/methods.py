@@ -166,12 +166,15 @@ class GatedImage(ModelMethod):
         move_base = super().line(model, of_base, base_names)
         is_new = not any(".gated_attn_block." in name for name in base_names)
         blocks = gated_layers(model).values() if is_new else ()
-        gates = [gate for block in blocks for gate in (block.alpha_attn, block.alpha_dense)]
-        trained = [gate.detach().clone() for gate in gates]
+        trained = {
+            gate: gate.detach().clone()
+            for block in blocks
+            for gate in (block.alpha_attn, block.alpha_dense)
+        }
 
         def move_to(fraction: float) -> None:
             move_base(fraction)
-            for gate, value in zip(gates, trained, strict=True):
+            for gate, value in trained.items():
                 gate.data.copy_(value)
             if fraction < 1:
                 scale_gates(blocks, fraction)

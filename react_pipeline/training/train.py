@@ -22,6 +22,7 @@ from react_pipeline.clip import (
     Pixels,
     choose_precision,
     device_counts,
+    recompute_activations,
     text_parameters,
     trains_text,
 )
@@ -209,6 +210,8 @@ def prepare(method: ModelMethod, customization: Customization, clip: Clip) -> Pr
     some = views.batch(trained_on[:COMPARED_IMAGES])
     base_names = frozenset(dict(model.named_parameters()))
     difference = _attach(method, clip, training, some)
+    if training.activation_checkpointing:
+        recompute_activations(model)
     texts = TrainingTexts(clip, c)
     if not trains_text(model):  # its vectors are there, and a GPU has better use for the memory
         for weight in text_parameters(model).values():

@@ -29,12 +29,7 @@ def test_a_saved_model_loads_gates_activation_and_pixels(clip: Clip, tmp_path: P
     assert list(gated_layers(again.model)) == [1] and again.model_cfg["quick_gelu"]
     assert isinstance(again.model.transformer.resblocks[0].mlp.gelu, QuickGELU)
     assert tuple(again.preprocess_cfg["mean"]) == (0.5,) * 3
-    image = again.preprocess(Image.new("RGB", (50, 40), "red"))[None]
-    assert image.shape == (1, 3, 32, 32)
-    save(again, tmp_path / "second")
-    twice, texts = load(tmp_path / "second"), ["a cat", "dogs"]
-    torch.testing.assert_close(twice.encode_images(image), again.encode_images(image))
-    torch.testing.assert_close(twice.encode_texts(texts), again.encode_texts(texts))
+    assert again.preprocess(Image.new("RGB", (50, 40), "red")).shape == (3, 32, 32)
 
 
 def pickled(path: Path) -> None:

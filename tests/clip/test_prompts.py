@@ -34,7 +34,5 @@ def test_every_template_meets_every_name_and_synonym():
         ["dog", 1, "a hound"],
         ["dog", 1, "the hound"],
     ]
-
-
-def test_braces_in_names_and_templates_stay_text():
+    # Braces in names and templates stay text.
     assert fill("a {} in {0} {brackets}", "{x}") == "a {x} in {0} {brackets}"

@@ -8,7 +8,6 @@ gigabytes.
 
 from __future__ import annotations
 
-import math
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import open_clip
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from react_pipeline.clip import Clip, from_open_clip, gated_layers
 from react_pipeline.settings import EncoderConfig
@@ -46,8 +45,6 @@ ARCHITECTURES = {
     "ViT-B-16": Architecture(16, 768, 12, 3072, 512, 12, 512, 6, 192_147_981, 42_527_244),
     "ViT-L-14": Architecture(14, 1024, 24, 4096, 768, 12, 768, 6, 503_193_869, 75_577_356),
     "ViT-bigG-14": Architecture(14, 1664, 48, 8192, 1280, 32, 1280, 12, 2_938_547_737, 398_980_632),
-    # Not released; a whole file of it is read in a quarter of the time.
-    "ViT-S-32-alt": Architecture(32, 384, 12, 1536, 256, 10, 256, 6),
 }
 Shapes = dict[str, tuple[int, ...]]
 
@@ -95,7 +92,7 @@ def released_shapes(architecture: str, *, gated: bool) -> Shapes:
     return shapes
 
 
-def without_memory(shapes: Shapes) -> dict[str, Tensor]:
+def without_memory(shapes: Shapes) -> dict[str, Any]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
@@ -133,8 +130,11 @@ def test_every_released_checkpoint_loads_strictly(
 ) -> None:
     architecture, gated = name.removeprefix("react_"), name.startswith("react_")
     sizes = ARCHITECTURES[architecture]
+    weights = without_memory(released_shapes(architecture, gated=gated))
+    if gated:  # as a distributed training saves them
+        weights = {"state_dict": {f"module.{key}": value for key, value in weights.items()}}
     clip = load_without_memory(
-        without_memory(released_shapes(architecture, gated=gated)),
+        weights,
         tmp_path / f"{file}.pt",
         model=name,
         quick_gelu=quick_gelu,
@@ -150,24 +150,6 @@ def test_every_released_checkpoint_loads_strictly(
     assert {type(block.mlp.gelu) for block in chain(*towers, layers.values())} == {wanted}
     assert tuple(clip.preprocess_cfg["mean"]) == (HALF if half else OPENAI_MEAN)
     assert tuple(clip.preprocess_cfg["std"]) == (HALF if half else OPENAI_STD)
-
-
-def test_the_values_of_a_file_arrive_in_the_model(tmp_path: Path) -> None:
-    shapes = released_shapes("ViT-S-32-alt", gated=True)
-    # Counted up, so that a transposed or swapped tensor would be noticed; random ones would take
-    # seconds.
-    weights = {
-        name: torch.arange(math.prod(shape)).float().view(shape) + len(name)
-        for name, shape in shapes.items()
-    }
-    path = tmp_path / "gated.pt"
-    torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, path)
-    clip = from_open_clip(
-        EncoderConfig(model="react_ViT-S-32-alt", pretrained=str(path), quick_gelu=True)
-    )
-    loaded = clip.model.state_dict()
-    assert loaded.keys() == weights.keys()
-    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
 
 
 GATE = "visual.transformer.resblocks.7.gated_attn_block.alpha_attn"

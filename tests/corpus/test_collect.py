@@ -87,13 +87,11 @@ def test_texts_are_kept_once_and_reach_processes_by_path(
     assert list(pickle.loads(sent)) == list(pairs)  # noqa: S301 - our own bytes
 
 
-def test_a_shard_that_is_cut_or_gone_during_a_training_is_named(
+def test_a_shard_that_is_cut_during_a_training_is_named(
     tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
     pairs = CollectedPairs(publish(tmp_path / "store", rows, shards))
     tar = pairs._paths[1]
     tar.write_bytes(tar.read_bytes()[:2_000])
-    for _ in range(2):
-        with pytest.raises(CorruptArtifact, match=rf"{tar.name}.*`retrieved_set`"):
-            list(pairs)
-        tar.unlink(missing_ok=True)
+    with pytest.raises(CorruptArtifact, match=rf"{tar.name}.*`retrieved_set`"):
+        list(pairs)

@@ -155,14 +155,6 @@ def test_shards_of_a_bucket_are_listed_read_and_identified(
         Webdataset(shards=("s3://nobucket/*.tar",)).sources()
 
 
-def test_a_private_bucket_without_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises((CorpusError, SourceUnavailable), match=r"a\.tar: .*credentials"):
-        identify("s3://private/a.tar")
-
-
 @pytest.mark.parametrize(
     "kind",
     [
@@ -183,15 +175,14 @@ def test_a_sick_server_is_given_up(kind: str, monkeypatch: pytest.MonkeyPatch) -
         open_shard(f"{address}/a.tar").read(512)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 def test_remote_shards_give_embeddings_and_images_of_local_ones(
-    make_project: MakeProject, indexed_project: Project, drawings: Path, workers: int
+    make_project: MakeProject, indexed_project: Project, drawings: Path
 ) -> None:
     with serve_folder(drawings / "shards") as server:
         project = make_project(
             store="remote",
             corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]},
-            embedding={"workers": workers, "batch_size": 32},
+            embedding={"workers": 1, "batch_size": 32},
         )
         there = run_corpus(project, "corpus_embeddings")
         local = indexed_project.store.current("corpus_embeddings", "all")

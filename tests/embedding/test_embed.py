@@ -12,23 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support.drawings import pair, write_shard
+from support.drawings import write_shard
 from support.pretended_gpu import pretended_gpu
 from support.stages import run_corpus
 from support.vectors import read_vectors
 
 from react_pipeline.clip import load
-from react_pipeline.corpus import decode_image, in_processes
+from react_pipeline.corpus import decode_image, in_processes, index_shard
 from react_pipeline.corpus.corpus import shard_digests
 from react_pipeline.embedding import embed, embed_corpus, read_metadata
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorpusError
+from react_pipeline.store import CorpusError
 
 MakeProject = Callable[..., Project]
-
-
-def embedded(project: Project) -> Artifact:
-    return run_corpus(project, "corpus_embeddings")
 
 
 def test_every_row_is_its_pair_encoded_by_the_model(indexed_project: Project) -> None:
@@ -75,17 +71,12 @@ def test_layout_is_clip_retrievals(indexed_project: Project) -> None:
     assert list(table["number"][:95]) == [*map(str, range(95))] and pd.isna(table["number"][95])
 
 
-def test_uppercase_extensions_and_scattered_members_make_pairs(
-    make_project: MakeProject, tmp_path: Path
-) -> None:
-    one, two = pair("circle", "red", 0, "jpg"), pair("cross", "blue", 0, "webp")
-    images = {"./d/one.JPG": one["jpg"], "d/two.webp": two["webp"]}
-    others = dict.fromkeys(("d/README", "d/._one.jpg", "d/two.seg.png"), b"x")
-    members = {**images, **others, "d/one.TXT": one["txt"], "d/two.txt": two["txt"]}
-    shard = write_shard(tmp_path / "a.tar", list(members.items()))
-    artifact = embedded(make_project(corpus={"shards": [str(shard)]}))
-    assert list(read_metadata(artifact)["image_path"]) == ["d/one", "d/two"]
-    assert artifact.counts["skipped"] == 0
+def test_uppercase_extensions_and_scattered_members_make_pairs(tmp_path: Path) -> None:
+    images, captions = ("./d/one.JPG", "d/two.webp"), ("d/one.TXT", "d/two.txt")
+    names = (*images, "d/README", "d/._one.jpg", "d/two.seg.png", *captions)
+    index = index_shard(write_shard(tmp_path / "a.tar", [(name, b"x") for name in names]))
+    assert [sample.key for sample in index.samples if sample.image] == ["d/one", "d/two"]
+    assert index.pairs() == len(index.samples) == 2 and not index.refused
 
 
 def test_a_corpus_without_a_usable_pair_is_refused(
@@ -94,7 +85,7 @@ def test_a_corpus_without_a_usable_pair_is_refused(
     shard = write_shard(tmp_path / "a.tar", {"key": {"jpg": b"<html>", "txt": b"a page"}})
     project = make_project(corpus={"shards": [str(shard)], "max_bad_fraction": 1.0})
     with pytest.raises(CorpusError, match=r"not_an_image"):
-        embedded(project)
+        run_corpus(project, "corpus_embeddings")
     assert not (project.store.root / "corpus_embeddings" / "all").exists()
 
 
@@ -113,7 +104,7 @@ def test_shards_are_spread_over_the_cards_of_a_machine(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pretended_gpu(), monkeypatch.context() as two:
         two.setattr(torch.cuda, "device_count", lambda: 2)
-        artifact = embedded(make_project(store="cards", device="cuda"))
+        artifact = run_corpus(make_project(store="cards", device="cuda"), "corpus_embeddings")
     assert used == [("0", 0), ("1", 1), ("0", 2)]
     one = indexed_project.store.current("corpus_embeddings", "all")
     pd.testing.assert_frame_equal(read_metadata(artifact), read_metadata(one))

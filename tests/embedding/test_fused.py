@@ -13,12 +13,13 @@ import pytest
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP
-from torch import Tensor, nn
+from torch import nn
 from transformers import BertConfig
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
-from react_pipeline.embedding.encoder import IMAGES_AT_ONCE, Encoder, convert
+from react_pipeline.embedding.encoder import Encoder, convert
+from react_pipeline.embedding.fused import Features
 
 
 @pytest.fixture
@@ -31,62 +32,30 @@ def clip(tiny_checkpoint: Path) -> Clip:
     return replace(load(tiny_checkpoint), model=model)
 
 
-@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 0.1)])
-def test_a_converted_tower_agrees_for_other_batch_sizes(
-    clip: Clip, precision: str, close: float
-) -> None:
-    images = torch.randn(IMAGES_AT_ONCE + 3, 3, 32, 32)
-    visual = clip.model.visual
-    run = convert(visual, visual, [images[:2], images[:1]], precision)
-    assert run is not visual
-    with torch.inference_mode():
-        features, expected = run(images), visual(images)
-        torch.testing.assert_close(features, expected, atol=close, rtol=close)
-        # It computes in the precision that was asked for, and a batch of any size by the same
-        # kernels.
-        assert torch.allclose(features, expected, atol=1e-5, rtol=1e-4) == (precision == "fp32")
-        torch.testing.assert_close(run(images[:1]), features[:1], atol=1e-5, rtol=1e-4)
-        with torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(run(images), features, atol=0, rtol=0)
-    assert not any(module.training for module in visual.modules())
-
-
-class OtherForSingles(nn.Module):
-    """What it does with one row is not in the trace of two."""
-
-    def forward(self, batch: Tensor) -> Tensor:
-        return batch.flip(1) if len(batch) == 1 else batch
-
-
-class NotToBeTraced(nn.Module):
-    """No operator of ONNX does this."""
-
-    def forward(self, batch: Tensor) -> Tensor:
-        return torch.special.entr(torch.fft.rfft(batch).real)
-
-
-class NotFinite(nn.Module):
-    """Without a number there is nothing to compare."""
-
-    def forward(self, batch: Tensor) -> Tensor:
-        return batch / (batch.sum(dim=1, keepdim=True) - batch[:1].sum())
+TOWERS: dict[str, Features] = {
+    # What it does with one row is not in the trace of two.
+    "other for singles": lambda batch: batch.flip(1) if len(batch) == 1 else batch,
+    # No operator of ONNX does this.
+    "not to be traced": lambda batch: torch.special.entr(torch.fft.rfft(batch).real),
+    # Without a number there is nothing to compare.
+    "not finite": lambda batch: batch / (batch.sum(dim=1, keepdim=True) - batch[:1].sum()),
+}
 
 
 @pytest.mark.parametrize("texts", [True, False])
-@pytest.mark.parametrize("tower", [OtherForSingles(), NotToBeTraced(), NotFinite()])
-def test_tower_that_would_give_other_features_is_not_converted(
-    tower: nn.Module, texts: bool
-) -> None:
-    rows = torch.rand(2, 8)
-    assert convert(tower.eval(), tower, [rows, rows[:1]], "fp32", texts=texts) is tower
+@pytest.mark.parametrize("name", TOWERS)
+def test_tower_that_would_give_other_features_is_not_converted(name: str, texts: bool) -> None:
+    tower, rows = TOWERS[name], torch.rand(2, 8)
+    assert convert(tower, nn.Identity(), [rows, rows[:1]], "fp32", texts=texts) is tower
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     converted: list[nn.Module] = []
 
     def recorded(tower: Any, model: nn.Module, *args: Any, **options: Any) -> Any:
-        converted.append(model)
-        return convert(tower, model, *args, **options)
+        run = convert(tower, model, *args, **options)
+        converted.extend([model] * (run is not tower))
+        return run
 
     monkeypatch.setattr(encoder_module, "convert", recorded)
     return converted
@@ -102,9 +71,13 @@ def test_long_runs_convert_convolutions_once_and_give_the_same(
     expected = Encoder(clip, precision).images(images)
     torch.testing.assert_close(expected, exact, atol=close, rtol=close)
     encoder = Encoder(clip, precision, rows=500)
-    encoder.images(images[:3])
-    torch.testing.assert_close(encoder.images(images), expected, atol=close, rtol=close)
-    assert converted == [clip.model.visual] and encoder._image_features != encoder._tower
+    some, vectors = encoder.images(images[:3]), encoder.images(images)
+    torch.testing.assert_close(vectors, expected, atol=close, rtol=close)
+    # It computes in the precision that was asked for, and a batch of any size by the same kernels.
+    assert torch.allclose(vectors, exact, atol=1e-5, rtol=1e-4) == (precision == "fp32")
+    torch.testing.assert_close(some, vectors[:3], atol=1e-5, rtol=1e-4)
+    assert not any(module.training for module in clip.model.modules())
+    assert converted == [clip.model.visual]
 
 
 def test_texts_of_a_transformers_tower_ignore_their_padding(
@@ -129,4 +102,4 @@ def test_texts_of_a_transformers_tower_ignore_their_padding(
     expected = Encoder(clip, "fp32").texts(tokens)
     encoder = Encoder(clip, "fp32", rows=500)
     torch.testing.assert_close(encoder.texts(tokens), expected, atol=1e-5, rtol=1e-4)
-    assert converted == [model] and encoder._text_features != encoder._torch_texts
+    assert converted == [model]

@@ -18,15 +18,13 @@ def features(model: Any) -> Tensor:
         return model.encode_image(some_images(model))
 
 
-def train(model: Any, *seeds: int) -> None:
-    """Steps of a real optimizer on whatever is unfrozen."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
-    for seed in seeds:
-        torch.manual_seed(seed)
-        optimizer.zero_grad()
-        encoded = model.encode_image(some_images(model))
-        (model.logit_scale.exp() * (encoded - torch.randn(32)).square().mean()).backward()
-        optimizer.step()
+@torch.no_grad()
+def train(model: Any) -> None:
+    """Stands for a training: whatever is unfrozen moves."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter += 0.05 * torch.randn_like(parameter)
 
 
 @pytest.fixture
@@ -39,7 +37,7 @@ def trained(base: Any) -> Any:
     model = copy.deepcopy(base)
     add_gated_blocks(model, 2)
     set_trainable(model, "gated-image")
-    train(model, 0, 1, 2)  # the first step opens the gates, others train what is behind them
+    train(model)
     return model
 
 
@@ -76,7 +74,7 @@ def test_gated_blocks_of_base_itself_are_weights_like_any_other(base: Any, metho
         torch.nn.init.constant_(block.alpha_attn, 0.7)
     before, start = weights_of(model), features(model)
     set_trainable(model, method)
-    train(model, 0, 1)
+    train(model)
     end = weights_of(model)
     move_to = model_method(method).line(model, before, before.keys())
     move_to(0)

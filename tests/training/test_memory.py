@@ -13,7 +13,6 @@ import torch
 from support.methods import attach, set_trainable
 
 from react_pipeline.clip import Clip, encode_text, recompute_activations
-from react_pipeline.embedding import Encoder
 from react_pipeline.settings import METHODS, TrainingConfig
 from react_pipeline.store import InputError
 from react_pipeline.training import ImageEncoder, ModelMethod, World
@@ -81,16 +80,6 @@ def test_bytes_of_many_pairs_follow_from_those_of_few(
     counted = step.pair_bytes(images[:4], torch.arange(4))
     assert counted == pytest.approx(added_to_peak(both_ways), rel=TOLERANCE[precision])
     assert all(one.grad is None for one in model.parameters())
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_bytes_of_an_encoders_batch_follow_from_those_of_few(clip: Clip, precision: str) -> None:
-    encoder = Encoder(clip, precision)
-    encoder._images_at_once = None  # as on a GPU
-    images = torch.rand(MANY, 3, 32, 32)
-    counted = encoder.row_bytes(encoder._tower, images)
-    added = added_to_peak(lambda rows: encoder.images(images[:rows].clone()))
-    assert counted == pytest.approx(added, rel=TOLERANCE[precision])
 
 
 def test_a_batch_beyond_the_memory_is_refused_with_what_fits(

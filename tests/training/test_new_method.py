@@ -18,7 +18,15 @@ from support.upkeep import edit_domain
 from torch.nn.functional import normalize
 
 from react_pipeline import Classifier
-from react_pipeline.clip import WEIGHTS_FILE, Clip, ImageTower, load, load_classifier, save
+from react_pipeline.clip import (
+    WEIGHTS_FILE,
+    Clip,
+    ImageTower,
+    domain_head,
+    load,
+    load_classifier,
+    save,
+)
 from react_pipeline.extension import Extension
 from react_pipeline.extensions.hub.export import export
 from react_pipeline.project import Project
@@ -81,8 +89,9 @@ def test_new_weights_are_saved_loaded_and_interpolated(project: Project) -> None
     places = {name.partition(".mlp.c_proj.adapter.")[::2] for name in after.keys() - before}
     blocks = [f"visual.transformer.resblocks.{block}" for block in (0, 1)]
     assert places == {(block, f"{part}.weight") for block in blocks for part in (0, 2)}
-    clip, _ = load_classifier(checkpoint, None, project.domain("shapes"), "cpu")
+    clip, head = load_classifier(checkpoint, None, project.domain("shapes"), "cpu")
     assert all(torch.equal(weight, after[name]) for name, weight in clip.model.state_dict().items())
+    assert torch.equal(head.vectors, domain_head(clip, project.domain("shapes")))
 
 
 def test_only_used_fields_and_identity_rebuild_a_method(

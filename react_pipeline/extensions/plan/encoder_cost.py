@@ -175,9 +175,9 @@ def _row_bytes(clip: Clip, precision: str, training: TrainingConfig, with_images
     """
     model, rows = clip.model, 2 * COUNTED
     trained = [one for one in model.parameters() if one.requires_grad]
-    tower = ImageTower(model, activation_checkpointing=training.activation_checkpointing)
     if training.activation_checkpointing:
         recompute_activations(model)
+    tower = ImageTower(model)
     dtype = DTYPES.get(precision, torch.float32)
     images = torch.empty(rows, 3, *to_2tuple(model.visual.image_size))
     tokens = torch.ones(rows, clip.model_cfg["text_cfg"].get("context_length", 77)).long()
