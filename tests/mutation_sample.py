@@ -29,6 +29,8 @@ HARMLESS: dict[str, str] = {
     "not self.classes": "without reviewed images every step of `place` keeps all candidates",
     "location.is_relative_to(own)": "files of the artifact have the digest that is recorded",
     "event.asset_key is None": "a materialization has one; the type of events allows none",
+    "_loaded": "a worker would decode in a process of its own: the same pixels",
+    "LOSS not in run.data.metrics": "saves a request: MLflow has no point of such a metric",
     "threads == 1": "a pool of one thread gives the same",
     "min(missing, FIRST_LOOK_ROWS)": "how many rows are compared together: the same are taken",
 }

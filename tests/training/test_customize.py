@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 from unittest.mock import Mock
@@ -94,6 +95,18 @@ def test_a_linear_head_reads_vectors_and_decodes_no_image(
     observer = Listening()
     customize(prepare(), "shapes", "linear-head", observer)
     assert observer.calls == [("shapes/linear-head", 0), 0, 1, 2, 3]
+
+
+def test_kept_tokens_stand_in_for_images(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, seen = CollectedPairs.decoded, Counter[int]()
+
+    def counted(pairs: CollectedPairs, position: int, **options: Any) -> Any:
+        seen[position] += 1
+        return decode(pairs, position, **options)
+
+    monkeypatch.setattr(CollectedPairs, "decoded", counted)
+    assert train(steps=12, workers=0).counts["prefix_kept"]
+    assert max(seen.values()) <= 3, seen  # at the start; each of the 12 steps takes most pairs
 
 
 def test_losses_fall_and_the_best_held_out_point_is_taken(train: Train) -> None:

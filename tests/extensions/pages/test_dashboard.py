@@ -127,6 +127,12 @@ def test_a_control_that_does_better_is_said(project: Project) -> None:
     assert "random pairs work better" in Page(compare(project, "shapes")).text
 
 
+def test_a_control_that_is_missing_is_said(project: Project) -> None:
+    publish_results(project, "shapes", {BASE: ANSWERS[BASE], GATED: ANSWERS[GATED]})
+    text = Page(compare(project, "shapes")).text
+    assert "No control" in text and "nan" not in text
+
+
 def test_the_champion_is_spoken_of(project: Project) -> None:
     right = {BASE: [False, True] * 20, GATED: [True, True] * 20, "full": [True] * 40}
     publish_results(project, "shapes", right)
