@@ -22,7 +22,6 @@ import json
 import logging
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -129,12 +128,6 @@ class Store:
     def _publish(self, inputs: Inputs, attempt: str, write: Write) -> None:
         """Build in a private scratch, and create the manifest unless there is one."""
         scratch = self.scratch(inputs)
-
-        def measured(folder: Path) -> dict[str, Any]:
-            began = time.monotonic()
-            counts = dict(write(folder, scratch))
-            return {"counts": counts, "build_seconds": round(time.monotonic() - began, 2)}
-
         with scratch.faults():
             files = scratch.folder / attempt
             files.mkdir()
@@ -143,7 +136,7 @@ class Store:
                 "fingerprint": inputs.fingerprint,
                 **inputs.identity,
                 "attempt": attempt,
-                **scratch.build(BUILT, files, measured),
+                "counts": scratch.build(BUILT, files, lambda folder: dict(write(folder, scratch))),
                 "files": scratch.digests(files),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
