@@ -331,9 +331,9 @@ class Store:
         with self.locked("prune"):
             return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
 
-    def locked(self, name: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+    def locked(self, name: str) -> AbstractContextManager[bool]:
         """Take turns with other processes of this machine, as by `durable.locked`."""
-        return locked(self.root / ".locks" / f"{name}.lock", wait=wait)
+        return locked(self.root / ".locks" / f"{name}.lock")
 
     def _require_format(self) -> bool:
         """Refuse a store of another format; returns whether there is a store."""
