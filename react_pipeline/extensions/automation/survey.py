@@ -201,7 +201,6 @@ class Survey:
         """Why the policy of training keeps a checkpoint as it is; "" if it does not."""
         slug, method = inputs.key.split("/")
         policy = self.project.config.section(AutomationConfig)
-        self.project.training(slug, method)  # its fields may contradict each other
         if policy.training == "never":
             return f"`automation.training` is `never` ({reason})"
         old = self._current((inputs.stage, inputs.key))
