@@ -90,26 +90,24 @@ def declare_jobs(project: ProjectResource, stages: Sequence[Stage]) -> list[Any]
     A job takes its partitions from one definition, so what comes after the pairs of a domain, one
     partition for each method, is launched from the graph of the assets or asked for by `upkeep`.
     """
-    made = [row for row in stages if not row.gathers]
-
-    def selected(scope: str) -> dg.AssetSelection:
-        return dg.AssetSelection.assets(
-            *(project.key(row.name) for row in made if row.scope == scope)
-        )
-
+    jobs = {
+        "refresh_corpus": (
+            "all",
+            "Reads the corpus and the checkpoints again, and embeds and indexes what is new.",
+        ),
+        "customize_domain": (
+            "domain",
+            "Reads the labelled images of a domain again, and retrieves its pairs and their "
+            "control, from which its models are then trained.",
+        ),
+    }
     return [
         dg.define_asset_job(
-            project.name("refresh_corpus"),
-            selected("all"),
-            description="Reads the corpus and the checkpoints again, and embeds and indexes what is "
-            "new.",
-        ),
-        dg.define_asset_job(
-            project.name("customize_domain"),
-            selected("domain"),
-            description="Reads the labelled images of a domain again, and retrieves its pairs and "
-            "their control, from which its models are then trained.",
-        ),
+            project.name(name),
+            [project.key(row.name) for row in stages if row.scope == scope and not row.gathers],
+            description=description,
+        )
+        for name, (scope, description) in jobs.items()
     ]
 
 

@@ -163,11 +163,9 @@ def materialize(
     """
     started = time.monotonic()
     project = Project.load(config_path)
-    methods = methods or project.config.methods
-    for method in methods:
-        project.method(method)
-    defs = build_defs(methods, ProjectResource(str(project.path)))
-    places = _places_without_problems(project, defs, selection, domains, methods)
+    chosen = {name: project.method(name) for name in methods or project.config.methods}
+    defs = build_defs([*chosen], ProjectResource(str(project.path)))
+    places = _places_without_problems(project, defs, selection, domains, chosen)
     if problems := store_problems(project):
         raise ConfigError(problems)
     _require_inputs(project, places)
@@ -189,7 +187,7 @@ def _places_without_problems(
     defs: dg.Definitions,
     selection: str,
     domains: Sequence[str],
-    methods: Sequence[str],
+    methods: Mapping[str, Method],
 ) -> list[Place]:
     """Return what a selection names, without domains that have problems.
 
@@ -203,10 +201,7 @@ def _places_without_problems(
     problems = [*chain.from_iterable(faults.values()), *([] if domains else broken)]
     usable = [slug for slug in slugs if not faults[slug]]
     is_refused = problems and (domains or not usable)
-    made_for = ["any"] if is_refused else usable
-    table = project.config.all_methods
-    chosen = {name: method for name, method in table.items() if name in methods}
-    places = plan(defs, selection, made_for, chosen)
+    places = plan(defs, selection, ["any"] if is_refused else usable, methods)
     if is_refused and any(key != ALL for _, key in places):
         raise ConfigError(problems)
     for problem in problems:

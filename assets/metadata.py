@@ -34,7 +34,7 @@ def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict
         links: Entries that lead elsewhere, such as to MLflow.
     """
     shown = _pictures(artifact)
-    files = artifact.manifest["files"]
+    files = artifact.files
     if "table.md" in files:
         table = artifact.file("table.md").read_text(encoding="utf-8")
         shown["table"] = dg.MetadataValue.md(table)
@@ -52,7 +52,7 @@ def describe(artifact: Artifact, links: Mapping[str, Any] | None = None) -> dict
 
 def _columns(artifact: Artifact) -> dict[str, Any]:
     """Return rows and columns of the artifact's table, as Dagster's catalog shows them."""
-    name = next((name for name in TABLES if name in artifact.manifest["files"]), None)
+    name = next((name for name in TABLES if name in artifact.files), None)
     if name is None:
         return {}
     table = pq.ParquetFile(artifact.file(name))
@@ -79,7 +79,7 @@ def loss_line(artifact: Artifact) -> str:
 
 def _pictures(artifact: Artifact) -> dict[str, Any]:
     pictures = {}
-    for file in artifact.manifest["files"]:
+    for file in artifact.files:
         name, _, suffix = file.partition(".")
         # Of several sheets the first.
         if suffix == "png" and name.isidentifier() and not name[-1].isdigit():

@@ -298,7 +298,7 @@ GUARDS = (
     Guard("react_pipeline/extension.py", "        rows |= added\n", "        pass\n", "faults/test_retrieved_sets.py"),
     Guard("react_pipeline/extension.py", "if isinstance(error, ReactError) or", "if", "house/test_extension.py::test_an_error_for_the_user_is_raised_as_it_is"),
     Guard("react_pipeline/extension.py", " or module.startswith(\"react_pipeline.\")", "", "house/test_extension.py::test_a_part_of_this_package_that_raises_is_not_wrapped"),
-    Guard("react_pipeline/stage.py", "if children and not any(", "if False and any(", "assets/test_definitions.py"),
+    Guard("react_pipeline/stage.py", "if children and not any(", "if False and any(", "assets/test_launch.py::test_wrong_selection_is_reported_in_one_line"),
     Guard("react_pipeline/stage.py", 'self.scope != "encoder" or method.has_model', "True", "assets/test_definitions.py"),
     Guard("react_pipeline/project/identity.py", "ignored |= method.unused_fields", "pass", "training/test_new_method.py"),
     Guard("react_pipeline/clip/tower.py", "type(block) is ResidualAttentionBlock and names <= _WEIGHTS", "type(block) is ResidualAttentionBlock", "training/test_new_method.py::test_a_trained_tower_runs_new_modules"),

@@ -74,7 +74,7 @@ class PartEncoder:
 
     @cached_property
     def _source(self) -> ImageSource:
-        return self.config.corpus.open_images(self.corpus, self.corpus.root / POOL)
+        return self.config.corpus.open_images(self.corpus, self.corpus.store.root / POOL)
 
     def write(self, part: Part, folder: Path) -> dict[str, Any]:
         """Write the files of a part and return its record: counts, and a row of the ledger for each

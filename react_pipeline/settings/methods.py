@@ -9,7 +9,7 @@ method (`training.methods`, or an extension), how a training runs (`training`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -70,11 +70,11 @@ class Method:
         """The stage whose pairs it is trained on."""
         return "control_set" if self.is_control else "retrieved_set"
 
-    def images(self, training: TrainingConfig, count_pairs: Callable[[], int]) -> int:
-        """Return about how many images all steps see; pairs are counted only if that depends on
-        them.
-        """
-        return training.images(count_pairs)
+    def images(self, training: TrainingConfig, pairs: int) -> int:
+        """Return about how many images all steps of a training on so many pairs see."""
+        if training.epochs is None:
+            return training.steps * training.batch_size
+        return round(training.epochs * pairs)
 
     def train(self, customization: Customization) -> dict[str, Any]:
         """Train, write the checkpoint, and return the counts of its manifest."""

@@ -4,7 +4,7 @@ Does not belong here: the methods (`method`), what a training does (`training`),
 configuration (`config`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -78,14 +78,6 @@ class TrainingConfig(Section):
         if not isinstance(warmup, int):
             warmup = round(warmup * steps)
         return self.model_copy(update={"steps": steps, "epochs": None, "warmup_steps": warmup})
-
-    def images(self, count_pairs: Callable[[], int]) -> int:
-        """Return about how many images all steps see; the pairs are counted only where epochs of
-        them are wanted.
-        """
-        if self.epochs is None:
-            return self.steps * self.batch_size
-        return round(self.epochs * count_pairs())
 
 
 SPEED_FIELDS = frozenset(

@@ -97,11 +97,6 @@ class Artifact:
         return f"{self.place}/{self.manifest['attempt']}"
 
     @property
-    def root(self) -> Path:
-        """Folder of this machine for what is kept beside artifacts."""
-        return self.store.root
-
-    @property
     def address(self) -> str:
         """Where it is published: a path or a URL."""
         return self.store.backend.address(self.place)

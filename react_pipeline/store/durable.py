@@ -149,16 +149,14 @@ def lock(file: TextIO | int, *, wait: bool = True) -> bool:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+def locked(path: Path) -> Iterator[bool]:
     """Take turns with other processes of this machine by a lock file, to save work; yields whether
-    the lock is held.
-
-    It is not where the file system has no locks, or another process holds it and `wait` is false.
+    the lock is held: not where the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         held = lock(file, wait=False)
-        if wait and not held:
+        if not held:
             logger.info("waiting: another run holds %s", path.stem)
             held = lock(file)
         try:

@@ -22,7 +22,6 @@ import json
 import logging
 import re
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -129,12 +128,6 @@ class Store:
     def _publish(self, inputs: Inputs, attempt: str, write: Write) -> None:
         """Build in a private scratch, and create the manifest unless there is one."""
         scratch = self.scratch(inputs)
-
-        def measured(folder: Path) -> dict[str, Any]:
-            began = time.monotonic()
-            counts = dict(write(folder, scratch))
-            return {"counts": counts, "build_seconds": round(time.monotonic() - began, 2)}
-
         with scratch.faults():
             files = scratch.folder / attempt
             files.mkdir()
@@ -143,7 +136,7 @@ class Store:
                 "fingerprint": inputs.fingerprint,
                 **inputs.identity,
                 "attempt": attempt,
-                **scratch.build(BUILT, files, measured),
+                "counts": scratch.build(BUILT, files, lambda folder: dict(write(folder, scratch))),
                 "files": scratch.digests(files),
                 "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
@@ -338,9 +331,9 @@ class Store:
         with self.locked("prune"):
             return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
 
-    def locked(self, name: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+    def locked(self, name: str) -> AbstractContextManager[bool]:
         """Take turns with other processes of this machine, as by `durable.locked`."""
-        return locked(self.root / ".locks" / f"{name}.lock", wait=wait)
+        return locked(self.root / ".locks" / f"{name}.lock")
 
     def _require_format(self) -> bool:
         """Refuse a store of another format; returns whether there is a store."""

@@ -162,7 +162,6 @@ class Tracking(Runs):
             rows=[*run_metrics(artifact), *cost_rows(artifact)],
             # What a live training or a killed call has written stays as it is.
             without=self.logged_steps(run),
-            source=self.measured_on(run_id),
         )
         for path in run_files(artifact):
             self.client.log_artifact(run_id, str(path))
@@ -173,9 +172,7 @@ class Tracking(Runs):
             log_model(self, artifact, run_id)
         if artifact.stage == COMPARISON:
             self._log_differences(artifact)
-        # A run that was streamed has the time at which its training began.
-        ended = max(created_ms(artifact), run.info.start_time + seconds_ms)
-        self.client.set_terminated(run_id, FINISHED, ended)
+        self.client.set_terminated(run_id, FINISHED, created_ms(artifact))
         if artifact.stage == CUSTOMIZED_CHECKPOINT:
             self.close_abandoned(artifact)
         return run_id
@@ -185,5 +182,4 @@ class Tracking(Runs):
         for method, rows in difference_rows(comparison).items():
             fingerprint = comparison.parents.get(method, "")
             for run in self.find({"asset": DOMAIN_RESULTS, "fingerprint": fingerprint}):
-                run_id = run.info.run_id
-                self.write(run_id, rows=rows, source=self.measured_on(run_id))
+                self.write(run.info.run_id, rows=rows)

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -225,29 +225,30 @@ class Runs:
         *,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
-        rows: Iterable[Row] = (),
+        rows: Sequence[Row] = (),
         without: Collection[int] = (),
-        source: Mapping[str, str] | None = None,
     ) -> None:
         """Write params, tags (cut at MLflow's limit) and metrics; the same ones again change
         nothing.
 
+        Metrics that rank models get the model and the data set of the run. Others (counts, costs,
+        bounds) belong to the run alone, since MLflow draws a chart of every metric that a model
+        has.
+
         Args:
             without: Steps of a training that are left out.
-            source: Model and data set of the metrics that rank models (`measured_on`); others
-                (counts, costs, bounds) belong to the run alone, since MLflow draws a chart of every
-                metric that a model has.
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        ranking = {*METRICS, *shown_differences()} if source else {}
+        ranking = {*METRICS, *shown_differences()}.intersection(row.name for row in rows)
+        source = self._measured_on(run_id) if ranking else {}
         metrics = [
             Metric(
                 row.name,
                 row.value,
                 row.time_ms,
                 row.step,
-                **(source if source and row.name in ranking else {}),
+                **(source if row.name in ranking else {}),
             )
             for row in rows
             if row.step not in without or not row.name.startswith(TRAINING_PREFIX)
@@ -259,7 +260,7 @@ class Runs:
             [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in (tags or {}).items()],
         )
 
-    def measured_on(self, run_id: str) -> dict[str, str]:
+    def _measured_on(self, run_id: str) -> dict[str, str]:
         """Return the model and the data set of a run, as MLflow's `Metric` names them."""
         source: dict[str, str] = {}
         if inputs := self.client.get_run(run_id).inputs:

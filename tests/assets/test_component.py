@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from conftest import write_project
 from dagster.components.testing import DefsFolderSandbox, create_defs_folder_sandbox
 from pydantic import ValidationError
+from support.launch import tick
 
 from react_pipeline.assets.component import ReactProjectComponent
 from react_pipeline.failures import note_check
@@ -31,20 +33,8 @@ class Team:
     def __post_init__(self) -> None:
         self.repository = self.defs.get_repository_def()
 
-    def tick(self, project: str, sensor: str) -> dg.SensorExecutionData:
-        """One tick of a sensor, whose domains are registered."""
-        name = f"{project}__{sensor}"
-        context = dg.build_sensor_context(
-            self.instance, repository_def=self.repository, sensor_name=name
-        )
-        tick = self.repository.get_sensor_def(name).evaluate_tick(context)
-        for request in tick.dynamic_partitions_requests or ():
-            self.instance.add_dynamic_partitions(
-                request.partitions_def_name, request.partition_keys
-            )
-        for event in tick.asset_events:
-            self.instance.report_runless_asset_event(event)
-        return tick
+    def tick(self, project: str, sensor: str) -> Any:
+        return tick(self.instance, self.repository, f"{project}__{sensor}")
 
     def asked(self, project: str) -> dict[str, dg.RunRequest]:
         """What upkeep asks for, by asset and partition."""

@@ -117,15 +117,6 @@ def stages_of(project: Project) -> set[str]:
     return {key.path[-1] for key in graph_of(project).materializable_asset_keys}
 
 
-def test_sets_of_pairs_are_made_only_for_methods_that_use_them() -> None:
-    base = {"base": METHODS["base"]}
-    trained = {**base, "gated-image": METHODS["gated-image"]}
-    assert STAGES["control_set"].keys(["shapes"], trained) == []
-    assert STAGES["retrieved_set"].keys(["shapes"], base) == ["shapes"]
-    assert STAGES["benchmark_comparison"].keys(["shapes"], base) == []
-    assert STAGES["benchmark_comparison"].keys(["shapes"], trained) == ["shapes"]
-
-
 def methods_of(stage: str, project: Project, *extra: str) -> list[str]:
     """The methods that a stage has partitions for."""
     found = graph_of(project, *extra).get(dg.AssetKey(stage)).partitions_def

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import dagster as dg
 import pytest
+from support import launch
 
-from react_pipeline.assets.domain_files import domain_files
 from react_pipeline.assets.partitions import DOMAINS
-from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
 
-Tick = Callable[[], dg.SensorResult]
+Tick = Callable[[], Any]
 
 
 @pytest.fixture
@@ -23,22 +24,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def tick(tiny_project: Project, instance: dg.DagsterInstance) -> Tick:
-    """One tick of `domain_files`, carried out as the daemon does."""
-    (sensor,) = domain_files(ProjectResource(config_path=str(tiny_project.path)), [])
-
-    def register() -> dg.SensorResult:
-        result = sensor(dg.build_sensor_context(instance=instance))
-        for request in result.dynamic_partitions_requests:
-            instance.add_dynamic_partitions(DOMAINS, request.partition_keys)
-        for event in result.asset_events:
-            instance.report_runless_asset_event(event)
-        return result
-
-    return register
-
-
-def reported(result: dg.SensorResult) -> str:
-    return result.skip_reason.skip_message
+    """One tick of `domain_files`."""
+    return partial(launch.tick, instance, launch.repository(tiny_project), "domain_files")
 
 
 def test_valid_files_become_partitions_despite_broken_ones(
@@ -48,7 +35,7 @@ def test_valid_files_become_partitions_despite_broken_ones(
     (folder / "broken.yaml").write_text("classes: [cat, cat]\ncolour: red\n")
     (folder / "Shapes.yaml").write_text("classes: [cat]\n")
     (folder / "tag.yaml").write_text("classes: !!python/object/apply:os.getcwd []\n")
-    said = reported(tick())
+    said = tick().skip_message
     assert instance.get_dynamic_partitions(DOMAINS) == ["colours", "shapes"]
     for words in (
         "broken.yaml:1: classes",
@@ -82,7 +69,7 @@ def test_domain_whose_file_is_gone_is_kept_and_reported(
 ) -> None:
     tick()
     (tiny_project.config.domains / "shapes.yaml").unlink()
-    assert "shapes: its file is gone" in reported(tick())
+    assert "shapes: its file is gone" in tick().skip_message
     assert "shapes" in instance.get_dynamic_partitions(DOMAINS)
 
 
@@ -93,6 +80,6 @@ def test_broken_pipeline_file_is_reported_and_changes_nothing(
     text = tiny_project.path.read_text()
     tiny_project.path.write_text("store: 3\n")
     result = tick()
-    assert "corpus" in reported(result) and not result.dynamic_partitions_requests
+    assert "corpus" in result.skip_message and not result.dynamic_partitions_requests
     tiny_project.path.write_text(text)
     assert not tick().asset_events

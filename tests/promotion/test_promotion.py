@@ -170,18 +170,15 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
 ) -> None:  # FAULTS 50
     artifact = measure(project, GATED, 140)
     unreadable = (artifact.path.parent if name == "manifest.json" else artifact.path) / name
+    opened = open
 
-    def failing(opened: Callable[..., Any]) -> Callable[..., Any]:
-        def opens(path: Any, *given: Any, **named: Any) -> Any:
-            if str(path) == str(unreadable):
-                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-            return opened(path, *given, **named)
-
-        return opens
+    def failing(path: Any, *given: Any, **named: Any) -> Any:
+        if str(path) == str(unreadable):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *given, **named)
 
     with monkeypatch.context() as patch:
-        for owner in (os, builtins):
-            patch.setattr(owner, "open", failing(owner.open))
+        patch.setattr(builtins, "open", failing)
         durable._known.cache_clear()
         for memory in project.config.store.rglob(".digests.jsonl"):
             memory.unlink()

@@ -56,7 +56,10 @@ def test_fields_of_a_variant_win_over_all_others(make_project: Callable[..., Pro
         training = project.training("shapes", name)
         assert (training.learning_rate, training.weight_decay) == (3e-3, 0.5)
         assert (training.adam_eps, training.steps) == (1e-3, 4)
-    assert project.training("shapes", "gated-image").learning_rate == 1e-2
+    assert project.training("shapes", "gated-image-control").learning_rate == 1e-2
+    of_pipeline = project.config.customization.resolve
+    assert of_pipeline("gated-image").learning_rate == 1e-4
+    assert (of_pipeline("locked-text").learning_rate, of_pipeline("locked-text").steps) == (5e-5, 4)
 
 
 def test_nothing_is_identified_otherwise_without_them(make_project: Callable[..., Project]) -> None:

@@ -185,7 +185,7 @@ def write(token: str, directory: Path, scratch: Scratch) -> dict[str, int]:
 def whole(artifact: Artifact) -> None:
     assert set(artifact.manifest["files"]) == {"a", "sub/b"}
     durable._known.cache_clear()
-    (artifact.root / artifact.prefix / ".digests.jsonl").unlink(missing_ok=True)
+    (artifact.store.root / artifact.prefix / ".digests.jsonl").unlink(missing_ok=True)
     path = artifact.path
     try:
         assert (path / "a").read_text() == (path / "sub" / "b").read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.things import inputs, publish, write
+from support.things import inputs, of_a_folder, publish, write
 
 from react_pipeline.store import (
     RETENTION_SECONDS,
@@ -21,9 +21,6 @@ from react_pipeline.store import (
     Scratch,
     Store,
 )
-
-of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
-"""A test of the files in a folder."""
 
 
 def prune(store: Store, **options: bool) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -33,6 +35,26 @@ def code_location(project: Project) -> dg.Definitions:
 
 def repository(project: Project) -> dg.RepositoryDefinition:
     return code_location(project).get_repository_def()
+
+
+def tick(
+    instance: dg.DagsterInstance,
+    loaded: dg.RepositoryDefinition,
+    sensor: str,
+    lines: logging.Handler | None = None,
+) -> Any:
+    """One tick of a sensor, carried out as the daemon does, except for the runs that it asks for;
+    `lines` gets what it logs.
+    """
+    context = dg.build_sensor_context(instance, repository_def=loaded, sensor_name=sensor)
+    if lines:
+        context.log.addHandler(lines)
+    result = loaded.get_sensor_def(sensor).evaluate_tick(context)
+    for request in result.dynamic_partitions_requests or ():
+        instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+    for event in result.asset_events:
+        instance.report_runless_asset_event(event)
+    return result
 
 
 def metadata_of(

@@ -18,7 +18,7 @@ from react_pipeline.project import Project
 from react_pipeline.stage import ALL, Place
 from react_pipeline.store import Artifact
 from support import upkeep
-from support.launch import repository
+from support.launch import repository, tick
 
 UNJUDGED = ("promotion", "overview")
 """Made-up artifacts are no verdicts, so these are never up to date."""
@@ -41,7 +41,6 @@ class Scene:
         self.faults: dict[Place, BaseException] = {}
         self.check_fault: Exception | None = None
         self.log = ""
-        self._cursors: dict[str, str | None] = {}
         self._repository = repository(project)
         self._job = self._repository.get_implicit_global_asset_job_def()
 
@@ -101,33 +100,17 @@ class Scene:
 
     def ask(self) -> list[dg.RunRequest]:
         """One tick of each sensor: what is asked for, in the order of places."""
-        files = self._tick("domain_files")
-        for request in files.dynamic_partitions_requests or ():
-            self.instance.add_dynamic_partitions(
-                request.partitions_def_name, request.partition_keys
-            )
+        tick(self.instance, self._repository, "domain_files")
+        lines = logging.handlers.BufferingHandler(10_000)
+        asked = tick(self.instance, self._repository, "upkeep", lines).run_requests or ()
+        self.log = "\n".join(record.getMessage() for record in lines.buffer)
         requests = [
             request
-            for request in self._tick("upkeep").run_requests or ()
+            for request in asked
             for key in request.asset_selection or ()
             if key.path[-1] not in UNJUDGED
         ]
         return sorted(requests, key=lambda one: (str(one.asset_selection), one.partition_key or ""))
-
-    def _tick(self, name: str) -> dg.SensorExecutionData:
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            repository_def=self._repository,
-            cursor=self._cursors.get(name),
-            sensor_name=name,
-        )
-        lines = logging.handlers.BufferingHandler(10_000)
-        context.log.addHandler(lines)
-        result = self._repository.get_sensor_def(name).evaluate_tick(context)
-        if name == "upkeep":
-            self.log = "\n".join(record.getMessage() for record in lines.buffer)
-        self._cursors[name] = result.cursor
-        return result
 
     def queue(self, request: dg.RunRequest, **tags: str) -> dg.DagsterRun:
         """A run of what was asked for, as its process has begun it."""

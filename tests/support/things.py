@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from react_pipeline.store import Artifact, Bucket, Inputs, Store
+
+of_a_folder = pytest.mark.parametrize("store", ["folder"], indirect=True)
+"""A test of the files in a folder."""
 
 
 def inputs(value: int = 1, stage: str = "thing", key: str = "all", **parents: Artifact) -> Inputs:

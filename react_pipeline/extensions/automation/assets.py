@@ -28,7 +28,7 @@ from react_pipeline.assets import (
 from react_pipeline.extensions.automation.extension import AutomationConfig
 from react_pipeline.extensions.automation.survey import Survey, Task, survey
 from react_pipeline.failures import Failure, Kind
-from react_pipeline.project import Manifests, outside
+from react_pipeline.project import Manifests
 from react_pipeline.settings import Method, load_domains
 from react_pipeline.stage import ALL, STAGES, Stage
 from react_pipeline.store import ReactError
@@ -224,16 +224,12 @@ def recustomize(
     settings = automation_settings(project)
     if settings.schedule is None:
         return
-    looking = [
-        row
-        for row in stages
-        if row.scope in ("all", "domain") and row.outside not in (None, outside.unlisted)
-    ]
+    looking = [row for row in stages if row.scope in ("all", "domain") and row.outside]
 
     @dg.schedule(
         name=project.name("recustomize"),
         cron_schedule=settings.schedule,
-        execution_timezone=settings.timezone,
+        execution_timezone=str(settings.timezone),
         target=dg.AssetSelection.assets(*(project.key(row.name) for row in looking)),
         default_status=dg.DefaultScheduleStatus.RUNNING
         if settings.enabled

@@ -64,7 +64,7 @@ def _rows(survey: Survey) -> list[list[str]]:
     comes first.
     """
     reasons = {task.place: ("due", _reason(task.reason)) for task in survey.tasks}
-    reasons |= {task.place: ("failed", failure.text) for task, failure in survey.failed.items()}
+    reasons |= {task.place: ("failed", why) for task, why in survey.waiting.items()}
     reasons |= {task.place: ("held", task.reason) for task in survey.held}
     for place, found in survey.states.items():
         if found in _SHOWN:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from react_pipeline import __version__
 from react_pipeline.extensions.automation.extension import AutomationConfig
-from react_pipeline.failures import Failure, Kind, open_checks, read_failure
+from react_pipeline.failures import Failure, open_checks, read_failure
 from react_pipeline.lineage import fresh, is_current, look_outside, parents_of, resolve
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.stage import ALL, STAGES, Place, Stage, left_out_stages
@@ -140,7 +140,7 @@ class Survey:
     Attributes:
         tasks: What to ask for now, in the order of the data.
         waiting: What could be built and is not asked for now, with the answer of the `Judge`.
-        failed: What failed with today's inputs, or must not be built on what failed a check.
+        failed: What failed with today's inputs.
         held: What the policy holds back, with the reason.
         states: Of every place that is kept up.
         unreadable: Domains left out, with the reason.
@@ -201,7 +201,6 @@ class Survey:
         """Why the policy of training keeps a checkpoint as it is; "" if it does not."""
         slug, method = inputs.key.split("/")
         policy = self.project.config.section(AutomationConfig)
-        self.project.training(slug, method)  # its fields may contradict each other
         if policy.training == "never":
             return f"`automation.training` is `never` ({reason})"
         old = self._current((inputs.stage, inputs.key))
@@ -243,8 +242,7 @@ class Survey:
         try:
             is_current(self.project, stage, key)
         except _OUTDATED as error:
-            results = {"/".join(name): self._current(name) for name in names}
-            gathered = {name: one.fingerprint if one else "" for name, one in results.items()}
+            gathered = [(*name, self.project.store.pointer(*name)) for name in names]
             today = error.today if isinstance(error, StaleArtifact) else ""
             identity = row.identity(self.project, key)
             inputs = [identity, row.version, gathered, str(error), today]
@@ -269,7 +267,6 @@ class Survey:
                 what = f"{check} of {parent.stage}"
                 if problem is not None:
                     text = f"not asked for: {what} has failed: {problem}"
-                    self.failed[task] = Failure(task.inputs, Kind.LASTING, text)
                     self.waiting[task] = text
                     return State.FAILED
                 again = Task(*place, f"{what} was not evaluated", parent.fingerprint)

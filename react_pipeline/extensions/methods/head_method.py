@@ -5,7 +5,6 @@ Shapes: N pairs, C classes, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.settings import Method, TrainingConfig
@@ -44,9 +43,9 @@ class HeadMethod(Method):
     grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     without_held_out: float = 0.5
 
-    def images(self, training: TrainingConfig, count_pairs: Callable[[], int]) -> int:
+    def images(self, training: TrainingConfig, pairs: int) -> int:
         """Every pair once, if the head takes no steps."""
-        return count_pairs() if self.is_closed_form else training.images(count_pairs)
+        return pairs if self.is_closed_form else super().images(training, pairs)
 
     @property
     def is_closed_form(self) -> bool:

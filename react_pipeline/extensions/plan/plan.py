@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import NamedTuple
 
 from react_pipeline.clip import choose_precision, class_prompts
@@ -356,7 +355,7 @@ class Estimates:
         for slug, name in self._methods(CUSTOMIZED_CHECKPOINT):
             pairs, method = self.pairs[slug], self.project.method(name)
             training = self.project.training(slug, name)
-            many = method.images(training, partial(int, pairs))
+            many = method.images(training, int(pairs))
             seen += many
             texts += self.prompts[slug]
             if not isinstance(method, ModelMethod):
