@@ -220,6 +220,8 @@ def test_classes_of_one_name_have_ids_that_differ(classes: str, token: str) -> N
     ("text", "field", "token"),
     [
         ("classes: robin", "classes", "list (found 'robin')"),
+        ('classes: [a, ""]', "classes.1", "at least 1 character"),
+        ("classes: [a, b]\ntemplates: []", "templates", "at least 1 item"),
         ("classes: [cat, {name: dog, synonyms: [Cat]}]", "classes", "'cat' occurs twice"),
         ("classes: [a, b]\ntemplates: [a photo]", "templates.0", "needs {} exactly once"),
         ("classes: [a, b]\ntemplates: ['{} and {}']", "templates.0", "exactly once"),

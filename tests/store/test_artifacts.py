@@ -13,6 +13,7 @@ from support.things import inputs, of_a_folder, publish, write
 from react_pipeline.store import (
     CorruptArtifact,
     InputError,
+    Inputs,
     Scratch,
     Store,
     StoreWriteError,
@@ -32,6 +33,21 @@ def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
     assert store.keys("thing") == ["all"]
     assert manifest == artifact.manifest
     assert not list(store.root.glob(".scratch/*")) + list(store.root.glob(".temporary/*"))
+
+
+def test_a_fingerprint_follows_config_parents_and_version(store: Store) -> None:
+    parent = publish(store, 7, "parent")
+    other = publish(store, 8, "parent")
+    variants = [
+        inputs(1),
+        inputs(2),
+        Inputs("thing", "all", {"value": 1}, {}, "2"),
+        Inputs("thing", "all", {"value": 1}, {}, "1", content=["a"]),
+        inputs(1, parent=parent),
+        inputs(1, parent=other),
+        inputs(1, key="other"),
+    ]
+    assert len({variant.fingerprint for variant in variants}) == len(variants)
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, module: str = "durable") -> list[str]:

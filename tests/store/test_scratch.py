@@ -64,6 +64,8 @@ def test_a_scratch_goes_on_from_what_is_as_it_was_kept(tmp_path: Path) -> None:
     earlier.keep("folder with a cut file", folder_of("kept"))
     Scratch(earlier.folder / "inner").keep("part", lambda path: path.write_text("kept"))
     (earlier.folder / "never kept").write_text("by a process that was killed")
+    with (earlier.folder / ".kept").open("a") as log:
+        log.write('["a torn line"')
     (earlier.folder / "flipped").write_text("kepT")
     (earlier.folder / "gone").unlink()
     (earlier.folder / "folder with a cut file" / "b").write_text("ke")
