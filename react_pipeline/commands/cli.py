@@ -7,6 +7,7 @@ imports `assets`.
 
 from __future__ import annotations
 
+import gc
 import resource
 import shlex
 import sys
@@ -37,6 +38,11 @@ from react_pipeline.store import InputError, ReactError, refusal_in
 
 OPEN_FILES = 4_096
 """A usual limit of a shell is 1,024."""
+
+NEW_OBJECTS = 100_000
+"""Python looks for garbage after so many: torch and other libraries make a million objects that
+stay, and to look through them at its usual 700 takes seconds.
+"""
 
 _PANELS = ("Start", "Build", "Look at the data", "Use a model", "Operate")
 """Order of the parts of `--help`; a command names its part by `rich_help_panel`."""
@@ -136,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     log_to_terminal()
     _raise_open_files()
+    gc.set_threshold(NEW_OBJECTS)
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:

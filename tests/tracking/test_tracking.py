@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import write_project
 from mlflow import MlflowClient
-from support.promotion import publish_results
+from support.promotion import publish_results, result
 from support.tracking import STEPS, artifact_of, runs_of, tracking_at
 
 from react_pipeline.evaluation import compare
@@ -139,6 +139,13 @@ def test_a_result_has_tables_and_a_confusion_matrix(compared: Tracking) -> None:
     result = compared.project.store.current("domain_results", "shapes/base")
     assert compared.log_artifact(result) == run.info.run_id
     assert len(table("predictions")) == 12
+
+
+def test_an_unavailable_result_has_a_run_without_tables(tracking: Tracking) -> None:
+    run_id = tracking.log_artifact(result(tracking.project, "shapes", "base", None))
+    assert run_id is not None
+    files = {file.path for file in MlflowClient(tracking.uri).list_artifacts(run_id)}
+    assert "manifest.json" in files and "predictions.json" not in files
 
 
 def test_runs_name_user_project_and_commit(tracking: Tracking) -> None:

@@ -4,9 +4,7 @@ Belongs here: printing. Does not belong here: what is looked at (`diagnosis`), s
 tried (`signs`).
 """
 
-import gc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -59,8 +57,7 @@ def plan(
     """
     project = load_project(config)
     valid_domains(project)  # names the others
-    with _no_collection():
-        from react_pipeline.extensions.plan import Machine, make_plan
+    from react_pipeline.extensions.plan import Machine, make_plan
 
     here = Machine.here(project.config.store, project.config.device)
     estimate = make_plan(project, here.changed(machine), rows)
@@ -79,19 +76,6 @@ def plan(
     print_table(columns, lines, right=len(columns))
     for problem in estimate.problems:
         console.print(f"does not fit: {problem}")
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Import without looking for garbage, which takes seconds: there is none in what was imported,
-    then or later.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _bytes(size: float) -> str:
@@ -119,10 +103,9 @@ def advise(domain: Domain, config: Config = None) -> None:
     look = Manifests.of(project)  # before anything large is loaded
     for stage in (RETRIEVED_SET, CONTROL_SET):
         fresh(look, stage, domain)
-    with _no_collection():
-        import pandas as pd
+    import pandas as pd
 
-        from react_pipeline.extensions.plan.signs import try_gda
+    from react_pipeline.extensions.plan.signs import try_gda
 
     retrieved, control = (fresh(project, stage, domain) for stage in (RETRIEVED_SET, CONTROL_SET))
     tried = try_gda(project, domain, retrieved, control)

@@ -192,10 +192,10 @@ def _servers(project: Project) -> Iterator[Finding]:
 
 
 def _server(what: str, address: str, ask: Callable[[str], str]) -> Finding:
-    import httpx  # not in the light installation
-
     if not address:
         return Finding(what, "ok", "none of this project; `react-pipeline ui` starts it")
+    import httpx  # not in the light installation
+
     try:
         fault = ask(address)
     except (OSError, httpx.HTTPError) as error:
