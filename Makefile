@@ -15,8 +15,10 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --d
 FAST := not slow and not gpu
 MARKS ?= $(FAST)
 
-# What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
-OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
+# What goes through open_clip, transformers, FAISS, pyarrow, numpy and the Hub's client most.
+OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods/test_every_method.py \
+	extensions/predict/test_predict.py indexing retrieval/test_ranking.py retrieval/test_retrieve.py \
+	retrieval/test_row_filter.py use)
 
 .PHONY: help install install-dev demo test test-slow test-mutations test-operations test-pages test-oldest test-gpu gpu-report docs lint check-definitions ui clean
 

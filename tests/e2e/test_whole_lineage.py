@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -24,11 +26,12 @@ METHODS = ("base", "gated-image")
 @pytest.mark.slow
 @pytest.mark.operations
 def test_killed_and_started_again_it_ends_with_the_same_numbers(
-    make_project: Callable[..., Project],
+    make_project: Callable[..., Project], mlflow_database: Path
 ) -> None:
     training = {"defaults": {**FIELDS, "steps": 12}}
     project = make_project(customization=training)
     folder, store = project.path.parent, project.config.store
+    shutil.copy(mlflow_database, folder)
     methods = [word for method in METHODS for word in ("--method", method)]
     materialize = command(project, "materialize", "--domain", "shapes", *methods)
     environment = {**os.environ, "DAGSTER_HOME": str(folder / "dagster_home")}

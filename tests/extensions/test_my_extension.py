@@ -65,8 +65,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.operations
 def test_the_example_is_used_from_the_corpus_to_mlflow(
-    tiny_project: Project, environment: dict[str, str], tmp_path: Path
+    tiny_project: Project, environment: dict[str, str], mlflow_database: Path, tmp_path: Path
 ) -> None:
+    shutil.copy(mlflow_database, tmp_path)
     photos = tmp_path / "photos"
     photos.mkdir()
     for shape in SHAPES:
