@@ -16,7 +16,7 @@ FAST := not slow and not gpu
 MARKS ?= $(FAST)
 
 # What goes through open_clip, transformers, FAISS, pyarrow, numpy and the Hub's client most.
-OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods/test_every_method.py \
+OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods/test_low_rank.py \
 	extensions/predict/test_predict.py indexing retrieval/test_ranking.py retrieval/test_retrieve.py \
 	retrieval/test_row_filter.py use)
 
