@@ -1,19 +1,24 @@
 # make demo: the whole lineage on the embedded default.   make test: the tests.   Both make .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV ?= .venv
-# Or constraints-oldest.txt, with another VENV.
-CONSTRAINTS ?= constraints.txt
+# What tests and documentation need.
+DEV ?= demo,dev,docs
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+OLDEST := $(VENV)/oldest
 
-# Tests also wait, for processes and servers: more workers than cores. A worker takes a module, or a group
-# (`tests/conftest.py`). Without `--no-loadscope-reorder` modules with the most tests come first, but a test of operations
-# that takes minutes is alone in its module; the longest pages come first.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadgroup
+# Tests also wait, for processes and servers: more workers than cores. A worker takes a module, or a group, in the order of
+# `tests/conftest.py`.
+WORKERS ?= 3
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder
+FAST := not slow and not gpu
+MARKS ?= $(FAST)
 
-# What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
-OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods extensions/predict indexing retrieval use)
+# What goes through open_clip, transformers, FAISS, pyarrow, numpy and the Hub's client most.
+OLDEST_TESTS := $(addprefix tests/,clip embedding extensions/hub extensions/methods/test_low_rank.py \
+	extensions/predict/test_predict.py indexing retrieval/test_ranking.py retrieval/test_retrieve.py \
+	retrieval/test_row_filter.py use)
 
 .PHONY: help install install-dev demo test test-slow test-mutations test-operations test-pages test-oldest test-gpu gpu-report docs lint check-definitions ui clean
 
@@ -27,18 +32,19 @@ $(VENV)/faiss-gpu: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $@ 'faiss-gpu>=1.15,<2'
 
 # Keyed on the files that decide what is installed, so an unchanged environment costs nothing.
-$(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)
+$(STAMP) $(DEV_STAMP): pyproject.toml no-deps.txt constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed, found %d.%d; set PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(if $(findstring dev,$@),$(DEV),demo)]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r no-deps.txt
-	@touch $@
+	@touch $(STAMP) $@
 
-install-dev: install $(DEV_STAMP) ## what tests and documentation need beside it
+install-dev: $(DEV_STAMP) ## the same with what tests and documentation need
 
-$(DEV_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,dev,docs]'
-	@touch $@
+# Packages whose oldest version is another one, in a folder that comes before the environment.
+$(OLDEST): constraints.txt constraints-oldest.txt | $(DEV_STAMP)
+	rm -rf $@ && grep -vxFf constraints.txt constraints-oldest.txt | grep -v '^#' > $(VENV)/oldest.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r $(VENV)/oldest.txt
 
 demo: install ## retrieve, customize and evaluate four domains; prints the first as soon as it stands
 	$(BIN)/react-pipeline demo
@@ -47,7 +53,7 @@ test: install-dev ## everything but the slow and GPU tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST) -n 3 -m 'not slow and not gpu'
+	$(PYTEST) -n $(WORKERS) -m '$(MARKS)'
 
 test-slow: install-dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -56,14 +62,13 @@ test-mutations: install-dev ## remove each guard of tests/mutations.py in turn, 
 	$(BIN)/python tests/mutations.py
 
 test-operations: install-dev ## servers, daemon, browser, whole lineages, pages: a part of test-slow
-	$(PYTEST) -n 4 --no-loadscope-reorder -m operations
+	$(PYTEST) -n 4 -m operations $$(grep -rl mark.operations tests)
 
 test-pages: install-dev ## the pages of the documentation, block by block; a part of test-operations
-	$(PYTEST) -n 4 --no-loadscope-reorder tests/pages
+	$(PYTEST) -n 4 tests/pages
 
-test-oldest: ## a fast part of the tests with the oldest versions, in .venv-oldest
-	$(MAKE) install-dev VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
-	$(PYTEST:$(BIN)/%=.venv-oldest/bin/%) -n 3 -m 'not slow and not gpu' $(OLDEST_TESTS)
+test-oldest: $(OLDEST) ## a fast part of the tests with the oldest versions
+	PYTHONPATH=$(abspath $(OLDEST)) $(PYTEST) -n $(WORKERS) -m '$(FAST)' $(OLDEST_TESTS)
 
 test-gpu: install-dev ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -86,5 +91,5 @@ ui: install ## Dagster and MLflow on loopback
 	$(BIN)/react-pipeline ui
 
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) .venv-oldest .react build *.egg-info
+	rm -rf $(VENV) .react build *.egg-info
 	find dagster_home -mindepth 1 -maxdepth 1 ! -name dagster.yaml ! -name production -exec rm -rf {} +

@@ -39,6 +39,7 @@ import sqlite3
 import subprocess
 import sys
 import venv
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,12 +83,15 @@ def leave_writing_to_the_system(connection: Any, _record: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run a module, whose fixtures are made once; groups of the tests' own, the
-    longest, come first.
+    """Let one worker run a module, whose fixtures are made once. The longest come first: groups of
+    the tests' own, modules with tests of operations, then those with the most tests.
     """
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    modules = Counter(item.path for item in items)
+    long = {item.path for item in items if item.get_closest_marker("operations")}
+    own = {item: item.get_closest_marker("xdist_group") is not None for item in items}
+    items.sort(key=lambda item: (not own[item], item.path not in long, -modules[item.path]))
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
+        if not own[item]:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
 
 

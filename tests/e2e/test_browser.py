@@ -1,18 +1,17 @@
-"""In a real browser: what people see of both user interfaces and the dashboard, by clicks; and that
-nothing is done of what a page of another origin asks them.
+"""In a real browser: what people see of both user interfaces, by clicks; that nothing is done of
+what a page of another origin asks them; and that a password that all of it needs is shown nowhere.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -20,15 +19,25 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import REPOSITORY, write_project
+from conftest import PIPELINE, write_project
 from support import web
-from support.services import answer, free_port, program, running
+from support.services import (
+    answer,
+    command,
+    command_lines,
+    free_port,
+    postgres,
+    program,
+    running,
+)
 
 from react_pipeline.project.project import Project
+from react_pipeline.settings.files import TRACKING_VARIABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 
-METHODS = ("base", "gated-image", "locked-text")
+METHODS = ("base", "gated-image")
+SECRET = "planted-5ecret"  # noqa: S105 - of a test
 
 LAUNCH = """mutation Launch($params: ExecutionParams!) {
   launchPipelineExecution(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } } }"""
@@ -81,66 +90,93 @@ ATTACKS = """async ([dagster, mlflow, url, body]) => {
 
 @dataclass(frozen=True)
 class Served:
-    """A small project with results, and where its two user interfaces answer."""
+    """A small project with results in a MLflow that needs a password: where its two user interfaces
+    answer, their parent process, and what commands printed.
+    """
 
     project: Project
     dagster: str
     mlflow: str
-    environment: dict[str, str]
+    pid: int
+    shown: dict[str, str]
 
 
 @pytest.fixture(scope="module")
 def served(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path
 ) -> Iterator[Served]:
-    program("chromium", "chromium")
     directory = tmp_path_factory.mktemp("served")
-    project = write_project(directory, tiny_checkpoint, drawings)
-    home = directory / "dagster_home"
-    home.mkdir()
-    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
-    environment = {**os.environ, "DAGSTER_HOME": str(home)}
-    command = [sys.executable, "-m", "react_pipeline"]
-    methods = [word for method in METHODS for word in ("--method", method)]
-    config = ["--config", str(project.path)]
-    subprocess.run(
-        [*command, "materialize", "--domain", "shapes", *methods, *config],
-        check=True,
-        env=environment,
+    training = {**PIPELINE["customization"]["defaults"], "processes": 2}
+    project = write_project(
+        directory, tiny_checkpoint, drawings, customization={"defaults": training}
     )
-    dagster, mlflow = free_port(), free_port()
-    ports = ["--dagster-port", str(dagster), "--mlflow-port", str(mlflow)]
-    with running([*command, "ui", *ports, *config], directory / "ui.log", env=environment):
-        served = Served(
-            project, f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}", environment
-        )
-        assert answer(f"{served.dagster}/server_info")[0] == 200
-        assert answer(f"{served.mlflow}/health")[0] == 200
-        from docs.screenshots import ask_dagster
+    with postgres(directory / "server") as server:
+        uri = server.replace("postgresql://react@", f"postgresql+psycopg2://react:{SECRET}@")
+        environment = {
+            **os.environ,
+            "DAGSTER_HOME": str(directory / "dagster_home"),
+            TRACKING_VARIABLE: f"{uri}/mlflow",
+            "MLFLOW_TRACKING_PASSWORD": SECRET,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+        }
+        methods = [word for method in METHODS for word in ("--method", method)]
+        shown = {}
+        for words in (
+            ["materialize", "--domain", "shapes", *methods],
+            ["doctor"],
+            ["status"],
+            ["results"],
+        ):
+            done = subprocess.run(
+                command(project, *words),
+                cwd=directory,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            shown[words[0]] = done.stdout + done.stderr
+            assert done.returncode == 0, shown[words[0]]
+        dagster, mlflow = free_port(), free_port()
+        ui = command(project, "ui", "--dagster-port", str(dagster), "--mlflow-port", str(mlflow))
+        with running(ui, directory / "ui.log", env=environment) as servers:
+            urls = f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}"
+            assert answer(f"{urls[0]}/server_info")[0] == 200
+            assert answer(f"{urls[1]}/health")[0] == 200
+            from docs.screenshots import ask_dagster
 
-        ask_dagster(served.dagster, "mutation { setNuxSeen }")
-        yield served
+            ask_dagster(urls[0], "mutation { setNuxSeen }")
+            yield Served(project, *urls, servers.pid, shown)
 
 
-def test_retrieved_pictures_are_shown(served: Served) -> None:
-    from docs.screenshots import open_page, show_picture
+@pytest.fixture
+def browser() -> Callable[..., Any]:
+    program("chromium", "chromium")
+    from docs.screenshots import open_page
 
-    with open_page() as page:
+    return open_page
+
+
+def test_retrieved_pictures_are_shown(served: Served, browser: Callable[..., Any]) -> None:
+    from docs.screenshots import show_picture
+
+    with browser() as page:
         show_picture(page, served.dagster, "retrieved_set", "shapes")
         picture = page.locator("img[src^='data:image']:visible").first
         assert picture.evaluate("picture => picture.naturalWidth") > 100
 
 
-def test_partition_launched_by_clicks_is_materialized(served: Served) -> None:
-    from docs.screenshots import ask_dagster, launch_partition, open_page
+def test_partition_launched_by_clicks_is_materialized(
+    served: Served, browser: Callable[..., Any]
+) -> None:
+    from docs.screenshots import ask_dagster, launch_partition
 
     query = "{runsOrError{... on Runs{results{status assetSelection{path} tags{key value}}}}}"
-    with open_page() as page:
+    with browser() as page:
         launch_partition(page, served.dagster, "evaluation_set", "colours")
         deadline = time.monotonic() + 600
         states: list[str] = []
         while time.monotonic() < deadline and states[:1] not in (["SUCCESS"], ["FAILURE"]):
-            page.wait_for_timeout(1_000)
+            page.wait_for_timeout(300)
             runs = ask_dagster(served.dagster, query)["runsOrError"]["results"]
             states = [
                 run["status"]
@@ -152,16 +188,18 @@ def test_partition_launched_by_clicks_is_materialized(served: Served) -> None:
     assert served.project.store.current("evaluation_set", "colours").counts["images"] > 0
 
 
-def test_mlflow_shows_results_and_models_without_a_search(served: Served) -> None:
-    from docs.screenshots import find_runs, open_page, show_models, show_results
+def test_mlflow_shows_results_and_models_without_a_search(
+    served: Served, browser: Callable[..., Any]
+) -> None:
+    from docs.screenshots import find_runs, show_models, show_results
 
     experiment_id, _ = find_runs(served.mlflow, "tiny", "tags.asset = 'domain_results'")
-    with open_page(2200) as page:
+    with browser(2200) as page:
         show_results(page, served.mlflow, experiment_id)
         shown = page.inner_text("body")
         assert all(word in shown for word in (*METHODS, "top1", "delta_top1", "training_seconds"))
         # Neither the corpus nor any other run that measures nothing is among them.
-        assert page.get_by_text("3 matching runs").is_visible() and "retrieved_set" not in shown
+        assert page.get_by_text("2 matching runs").is_visible() and "retrieved_set" not in shown
         show_results(page, served.mlflow, experiment_id, charts=True)
         shown = page.inner_text("body")
         assert "delta_top1" in shown and "mean_per_class" in shown and "n_classes" not in shown
@@ -200,15 +238,13 @@ def runs(served: Served) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "evil.localhost"])
 def test_a_page_of_another_origin_launches_and_writes_nothing(
-    served: Served, foreign_port: int, name: str
+    served: Served, browser: Callable[..., Any], foreign_port: int, name: str
 ) -> None:
-    from docs.screenshots import open_page
-
     before = runs(served)
     body = {"query": LAUNCH, "variables": {"params": {"selector": SELECTOR, "runConfigData": {}}}}
     url = f"{served.dagster}/graphql?query={quote(LAUNCH)}&variables={quote(json.dumps(body['variables']))}"
     statuses: dict[str, list[int]] = {}
-    with open_page() as page:
+    with browser() as page:
         page.on(
             "response",
             lambda answer: statuses.setdefault(answer.request.method, []).append(answer.status),
@@ -248,3 +284,20 @@ def test_both_servers_refuse_foreign_host_and_foreign_origin(
         post(f"{served.mlflow}/api/2.0/mlflow/experiments/search", {"max_results": 1}, headers)[0]
         == 403
     )
+
+
+def test_a_planted_password_is_nowhere_to_read(served: Served) -> None:  # FAULTS 52
+    status, page = answer(f"{served.mlflow}/api/2.0/mlflow/experiments/search?max_results=9")
+    assert status == 200 and served.project.config.project.encode() in page
+    arguments = "\n".join(map(" ".join, command_lines(served.pid).values()))
+    assert "mlflow server" in arguments and "…@127.0.0.1" in served.shown["doctor"]
+    shown = {**served.shown, "arguments": arguments, "page": page.decode()}
+    assert not [name for name, text in shown.items() if SECRET in text]
+    folder, found = served.project.path.parent, {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # the servers run
+            if path.is_file() and not path.is_symlink():
+                found[path] = SECRET.encode() in path.read_bytes()
+    assert not (folder / "mlruns").exists()
+    names = {"dashboard.html", "ui.log", "postgres.log", "runs.db"}
+    assert names <= {path.name for path in found} and not [*filter(found.get, found)]

@@ -16,12 +16,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 def test_the_site_is_searched_without_a_server(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
-    program("chromium", "chromium")
-    from docs.screenshots import open_page
-
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    program("chromium", "chromium")
+    from docs.screenshots import open_page
+
     asked: list[str] = []
     with open_page(1400, 900) as page:
         page.on("request", lambda request: asked.append(request.url))

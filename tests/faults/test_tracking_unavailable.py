@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -16,9 +16,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy import Engine, event
+from support.launch import dagster_home
+from support.services import command
 from support.sick_servers import sick_server
 from support.tracking import artifact_of, runs_of, tracking_at
 
+from react_pipeline.assets.launch import materialize
 from react_pipeline.extensions.plan.diagnosis import diagnose
 from react_pipeline.project import Project
 from react_pipeline.tracking import Tracking, log
@@ -211,26 +214,30 @@ def test_a_sick_server_holds_nobody_up_and_loses_nothing(
     assert tracking.sync() == {artifact.fingerprint for artifact in artifacts}
 
 
-# The commands take a minute or two; the tests above see every kind within one process.
+# The commands wait a minute or two; the tests above see every kind within one process.
 @pytest.mark.slow
 @pytest.mark.operations
-def test_commands_end_beside_a_silent_server(tiny_project: Project, tmp_path: Path) -> None:
-    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
-    environment.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+def test_commands_end_beside_a_silent_server(
+    tiny_project: Project, mlflow_database: Path, tmp_path: Path
+) -> None:
+    methods = ("base", "gated-image")
+    with dagster_home(tmp_path / "home"), sick_server("silent") as uri:
+        environment = {**os.environ, "REACT_TRACKING_URI": uri}
+        environment.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
 
-    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "react_pipeline", *arguments]
-        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1_800}
-        return subprocess.run(command, cwd=tmp_path, env={**environment, **extra}, **options)
+        def run(*words: str) -> subprocess.CompletedProcess[str]:
+            options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 1_800}
+            return subprocess.run(command(tiny_project, *words), env=environment, **options)
 
-    build = ["materialize", "--domain", "shapes", "--method", "base", "--method", "gated-image"]
-    with sick_server("silent") as uri:
-        built = run(*build, REACT_TRACKING_URI=uri)
+        chosen = [word for method in methods for word in ("--method", method)]
+        built = run("materialize", "--domain", "shapes", *chosen)
         assert built.returncode == 0, built.stderr
         assert built.stderr.count("is unavailable") <= 4 and "Traceback" not in built.stderr
-        assert run("models", "list", REACT_TRACKING_URI=uri).returncode == 0
-        assert "gated-image" in run("results", REACT_TRACKING_URI=uri).stdout
-    assert run(*build).returncode == 0
+        assert run("models", "list").returncode == 0
+        assert "gated-image" in run("results").stdout
+    shutil.copy(mlflow_database, tmp_path)
+    with dagster_home(tmp_path / "home"):
+        assert not materialize("*", ["shapes"], methods, tiny_project.path).built
     tracking = Tracking(tiny_project)
     for stage in ("corpus", "retrieved_set", "customized_checkpoint", "comparison"):
         assert {run.info.status for run in runs_of(tracking, asset=stage)} == {"FINISHED"}

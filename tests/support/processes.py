@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 KILL_SECONDS = 900
+LOADED = ["react_pipeline.training.customization", "open_clip", "pandas", "faiss", "duckdb"]
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -24,7 +25,7 @@ def started(function: Callable[..., object], *arguments: object) -> BaseProcess:
     """Call a function of a test module in another process; its changes of modules are seen by no
     test.
     """
-    _CONTEXT.set_forkserver_preload(["react_pipeline.training.customization"])
+    _CONTEXT.set_forkserver_preload(LOADED)
     process = _CONTEXT.Process(target=_call, args=(function, *arguments))
     process.start()
     return process

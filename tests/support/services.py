@@ -56,14 +56,15 @@ def postgres(directory: Path) -> Iterator[str]:
     data.mkdir(parents=True)
     run: list[str] = []
     if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root, and another user may not enter the folders of tests.
+        # PostgreSQL refuses to run as root.
         shutil.chown(data, "postgres")
-        for folder in [data, *data.parents]:
-            if folder.stat().st_uid == 0 and folder != Path("/"):
-                folder.chmod(folder.stat().st_mode | 0o011)
         run = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
     def call(name: str, *arguments: str) -> None:
+        # Every start of pytest closes the folders of tests to another user.
+        for folder in data.parents if run else ():
+            if folder.stat().st_uid == 0 and folder != Path("/"):
+                folder.chmod(folder.stat().st_mode | 0o011)
         found = program(name, "postgresql", ["/usr/lib/postgresql/*/bin"])
         command = [*run, found, *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
