@@ -28,7 +28,7 @@ from react_pipeline.assets import to_partition_key
 from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.clip import load, publish_base
 from react_pipeline.embedding import Encoder
-from react_pipeline.extensions.elevater.assets import count_pairs
+from react_pipeline.extensions.elevater.assets import benchmark_mean_is_at_least_base, count_pairs
 from react_pipeline.extensions.elevater.datasets import DATASETS, dataset
 from react_pipeline.extensions.elevater.features import digests_of_test_images, publish_features
 from react_pipeline.extensions.elevater.measuring import Measurer
@@ -305,6 +305,14 @@ def test_a_launch_builds_checks_shows_and_compares_the_benchmark(
     assert artifact.counts["methods"] == ["gated-image"] and not artifact.counts["skipped"]
     assert artifact.counts["datasets_compared"] == {"gated-image.zero-shot": 2}
     assert artifact.counts["mean_delta"].keys() == {"gated-image.zero-shot"}
+
+
+def test_the_mean_is_checked_against_a_fresh_base(project_on: Callable[..., Project]) -> None:
+    project = project_on(datasets=[SST])
+    artifact = results(project)
+    assert "mean over 1" in str(benchmark_mean_is_at_least_base(project, artifact).description)
+    stale = project_on(datasets=[SST, "mnist"])
+    assert "no fresh" in str(benchmark_mean_is_at_least_base(stale, artifact).description)
 
 
 def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) -> None:

@@ -61,6 +61,12 @@ def test_sums_are_those_by_hand(tiny_project: Project) -> None:
     assert embeddings.gpu_hours is None
 
 
+def test_a_head_learns_from_vectors_that_are_there(tiny_project: Project) -> None:
+    project = change_pipeline(tiny_project, methods=["base", "gda"])
+    work = steps_of(project, 1_000)["customized_checkpoint"].work
+    assert (work.images, work.passes, work.disk, work.batch) == (0, 0, 0, None)
+
+
 @pytest.mark.parametrize(("layout", "sides"), [("clip-retrieval", 0), ("datacomp-b32", 2)])
 def test_linked_vectors_take_no_disk(
     make_project: Callable[..., Project], layout: str, sides: int
