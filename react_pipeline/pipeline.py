@@ -220,7 +220,7 @@ STAGES_OF_CORE = (
         step=lambda project, slug: evaluation.compare(project, slug),
         gathers=(DOMAIN_RESULTS,),
         is_current=lambda project, slug: evaluation.comparison_is_current(project, slug),
-        version="2",
+        version="3",
         priority=65,
     ),
     Stage(

@@ -203,7 +203,8 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
         axes.annotate(f"{number:.1f}", (number, row - 0.15), ha="center", fontsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.7)
     axes.margins(x=0.12)
-    axes.set(xlabel="top-1 %, zero-shot, with 95% interval", title=title)
+    bars = ", with 95% interval" if low.notna().any() else ""
+    axes.set(xlabel=f"top-1 %{bars}", title=title)
     figure.savefig(path, dpi=100)
 
 

@@ -26,7 +26,7 @@ MISTAKES = {
     "predict shapes pictures --top-k 0": "--top-k",
     "embed shapes nosuch": "nosuch: no such folder",
     "advise nosuch": "no domain 'nosuch'",
-    "advise shapes": "react-pipeline materialize --select '*retrieved_set' --domain shapes",
+    "advise shapes": "react-pipeline materialize --select '*control_set' --domain shapes",
     "review nosuch": "no domain 'nosuch'",
     "judge nosuch pictures": "no domain 'nosuch'",
     "judge shapes nosuch": "nosuch: no such folder",

@@ -148,6 +148,9 @@ def judge(
     path, pictures = prepare_log(project, domain, source, candidate, against, console.print)
     max_pixels = project.config.corpus.max_pixels
     with open_judge(path, by, max_pixels) as board:
+        if not board.session.header.pictures:
+            console.print("both models name every picture alike: there is nothing to judge")
+            return
         board.pictures = pictures
         _serve(lambda: board, port)
         console.print(str(board.session))

@@ -42,7 +42,7 @@ class Pages(Extension):
             step=_overview,
             gathers=("comparison",),
             is_current=_overview_is_current,
-            version="4",
+            version="5",
             group="evaluation",
             kinds=("parquet",),
             priority=65,

@@ -197,7 +197,17 @@ class JudgeBoard(Board):
             f"{number} of {len(header.pictures)} judged",
             (Item(f"picture/{number}"),) if number < len(header.pictures) else (),
             tuple(buttons),
-            notice=f"The answer is clear, you can stop. {session}" if session.is_clear else "",
+            notice=self._notice(),
+        )
+
+    def _notice(self) -> str:
+        session = self.session
+        if len(session.entries) < len(session.header.pictures):
+            return f"The answer is clear, you can stop. {session}" if session.is_clear else ""
+        p_value = session.test().p_value
+        return (
+            f"All are judged. {session}. The interval is of these pictures alone; that others "
+            f"would show no gain has p = {p_value:.2g} (promotion asks for both)"
         )
 
     def picture(self, number: int) -> bytes:

@@ -26,6 +26,8 @@ from react_pipeline.stage import CONTROL_SET, RETRIEVED_SET
 
 LISTED = 10
 """Classes that no caption names, of which `advise` shows so many."""
+MOST_SHARED = 0.5
+"""Share of the random pairs that were retrieved, above which a control says little."""
 
 
 def doctor(config: Config = None) -> None:
@@ -101,7 +103,7 @@ def advise(domain: Domain, config: Config = None) -> None:
     """
     project = load_project(config, [domain])
     look = Manifests.of(project)  # before anything large is loaded
-    for stage in (RETRIEVED_SET, CONTROL_SET):
+    for stage in (CONTROL_SET, RETRIEVED_SET):  # the first needs the second
         fresh(look, stage, domain)
     import pandas as pd
 
@@ -120,7 +122,12 @@ def advise(domain: Domain, config: Config = None) -> None:
         print_table(["not named", "pairs"], unnamed.head(LISTED).to_numpy().tolist())
         console.print("add a synonym that captions use: it finds better pairs")
     own, random = (f"{100 * (one - tried.base):+.1f}" for one in (tried.own, tried.control))
-    console.print(f"gda on held-out pairs: {own} points over the base; its control: {random}")
+    both = (pd.read_parquet(one.file("pairs.parquet"))["row"] for one in (control, retrieved))
+    shared = next(both).isin(next(both)).mean()
+    console.print(
+        f"gda on held-out pairs: {own} points over the base; its control: {random} ({shared:.0%} of "
+        "its random pairs are retrieved ones)"
+    )
     lacking = len(retrieved.counts["starving"])
     if lacking > project.retrieval(domain).max_starving_fraction * len(classes):
         console.print(
@@ -128,10 +135,10 @@ def advise(domain: Domain, config: Config = None) -> None:
             "and no method trains on so few"
         )
     elif tried.own <= max(tried.base, tried.control):
-        console.print(
-            f"next: add names to {domain}.yaml, or use another corpus; gda gains no more than its "
-            "control"
-        )
+        remedy = f"add names to {domain}.yaml, or use another corpus"
+        if shared > MOST_SHARED:
+            remedy = "use a larger corpus, or lower `retrieval.k_per_prompt` and `max_per_class`"
+        console.print(f"next: {remedy}; gda gains no more than its control")
     else:
         methods = f"--method base --method gda --method gda{CONTROL_SUFFIX}"
         console.print(f"next: {materialize_command(domain=domain)} {methods}")

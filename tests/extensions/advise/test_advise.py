@@ -65,6 +65,15 @@ def test_classes_that_no_caption_names_are_listed(retrieved_project: Project) ->
         assert sum(line.strip().startswith(f"{name} ") for line in lines) == count, lines
 
 
+def test_a_control_of_mostly_the_same_pairs_is_said(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signs, "try_gda", lambda *_: Tried(0.1, 0.5, 0.5))
+    configure(retrieved_project, k_per_prompt=96, max_per_class=96, duplicate_similarity=1.01)
+    rebuild(retrieved_project)
+    assert "a larger corpus" in advised(retrieved_project)[-1]
+
+
 def test_too_few_pairs_ask_for_names_first(retrieved_project: Project) -> None:
     configure(retrieved_project, min_per_class=100, max_starving_fraction=0.5)
     rebuild(retrieved_project)

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.commands import call_in_words
 from support.customized import customized
 from support.drawings import SHAPES, draw
 from support.judging import SLUG, header_of, say, without_labels
 from support.processes import killed
+from support.promotion import checkpoint
 from support.services import answer, command, serving
 from support.upkeep import edit_domain
 
@@ -164,8 +166,18 @@ def test_every_answer_is_of_the_class_on_its_button(board: JudgeBoard) -> None:
         assert board.answer(dict(chosen.answer or {}))
     assert [entry.answer for entry in board.session.entries] == [0, 1] * 4
     view = board.view({})
-    assert view.notice and not view.items and [one.text for one in view.buttons] == ["Take back"]
+    assert "All are judged" in view.notice and "has p = " in view.notice
+    assert not view.items and [one.text for one in view.buttons] == ["Take back"]
     assert Session.read(board.session.path).entries == board.session.entries
+
+
+def test_models_that_agree_leave_nothing_to_judge(
+    project: Project, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint(project, SLUG, f"{GATED}-control")
+    options = ["--against", f"{GATED}-control", "--config", str(project.path)]
+    code, shown, _ = call_in_words(capsys, "judge", SLUG, str(pictures), *options)
+    assert code == 0 and "nothing to judge" in shown
 
 
 def test_names_change_places_by_the_log_and_number_alone(project: Project) -> None:
