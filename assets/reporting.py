@@ -75,5 +75,9 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, Any]
     if logged is None:
         return {"mlflow": "tracking unavailable, will be logged at the next run"}
     url = tracking.url(logged)
-    page = dg.MetadataValue.url(url) if url else "in MLflow, whose address is not set; `react-pipeline ui` sets it"
+    page = (
+        dg.MetadataValue.url(url)
+        if url
+        else "in MLflow, whose address is not set; `react-pipeline ui` sets it"
+    )
     return {"mlflow": page, "mlflow_run_id": logged}
