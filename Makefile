@@ -35,16 +35,17 @@ $(VENV)/faiss-gpu: | $(STAMP)
 $(STAMP) $(DEV_STAMP): pyproject.toml no-deps.txt constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed, found %d.%d; set PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(if $(findstring dev,$@),$(DEV),demo)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(if $(filter $(DEV_STAMP),$@),$(DEV),demo)]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r no-deps.txt
 	@touch $(STAMP) $@
 
-install-dev: $(DEV_STAMP) ## the same with what tests and documentation need
+install-dev: $(DEV_STAMP) $(if $(GPU),$(VENV)/faiss-gpu) ## the same with what tests and documentation need
 
 # Packages whose oldest version is another one, in a folder that comes before the environment.
 $(OLDEST): constraints.txt constraints-oldest.txt | $(DEV_STAMP)
-	rm -rf $@ && grep -vxFf constraints.txt constraints-oldest.txt | grep -v '^#' > $(VENV)/oldest.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r $(VENV)/oldest.txt
+	rm -rf $@ $@.part && grep -vxFf constraints.txt constraints-oldest.txt | grep -v '^#' > $(VENV)/oldest.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@.part -r $(VENV)/oldest.txt
+	mv $@.part $@
 
 demo: install ## retrieve, customize and evaluate four domains; prints the first as soon as it stands
 	$(BIN)/react-pipeline demo

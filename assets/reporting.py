@@ -78,6 +78,6 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, Any]
     page = (
         dg.MetadataValue.url(url)
         if url
-        else "in MLflow, whose address is not set; `react-pipeline ui` sets it"
+        else "set `mlflow_url` for a link, or open it with `react-pipeline ui`"
     )
     return {"mlflow": page, "mlflow_run_id": logged}

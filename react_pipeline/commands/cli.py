@@ -41,7 +41,7 @@ OPEN_FILES = 4_096
 
 NEW_OBJECTS = 100_000
 """Python looks for garbage after so many: torch and other libraries make a million objects that
-stay, and to look through them at its usual 700 takes seconds.
+stay, and to look through them as often as usual takes seconds.
 """
 
 _PANELS = ("Start", "Build", "Look at the data", "Use a model", "Operate")

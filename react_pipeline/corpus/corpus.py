@@ -7,6 +7,7 @@ Does not belong here: any kind (`kinds`), reading a tar (`shards`), remembering 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def _identities(store: Store, locations: Sequence[ShardLocation]) -> Iterator[Id
         for location in progress(locations, "checking shards", "shard", len(locations)):
             if isinstance(location, str):
                 yield next(remote)
-            else:  # one after another: a disk reads many at once slowly
+            else:
                 digest = remembered_sha256(store.root, location)
                 yield Identity(location.stat().st_size, digest)
 
@@ -189,8 +190,8 @@ def shard_digests(kind: CorpusConfig, artifact: Artifact) -> dict[ShardLocation,
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
     rest = iter(_located(kind, artifact.fingerprint))
     shards: dict[ShardLocation, str] = {}
-    for name, digest in table[["name", "sha256"]].itertuples(index=False):
-        if (shard := next((one for one in rest if _name(one) == name), None)) is None:
+    for name, size, digest in table[["name", "bytes", "sha256"]].itertuples(index=False):
+        if (shard := next((one for one in rest if _may_be(one, name, size)), None)) is None:
             raise ChangedSource(_changed(name))
         shards[shard] = digest
     return shards
@@ -200,6 +201,14 @@ def shard_digests(kind: CorpusConfig, artifact: Artifact) -> dict[ShardLocation,
 def _located(kind: Webdataset, _fingerprint: str) -> Sequence[ShardLocation]:
     """Ask buckets once in a process, not for every set of pairs."""
     return kind.sources()
+
+
+def _may_be(location: ShardLocation, name: str, size: int) -> bool:
+    if isinstance(location, str) or _name(location) != name:
+        return _name(location) == name
+    with suppress(FileNotFoundError):
+        return location.stat().st_size == size
+    return False
 
 
 def checked_shards(

@@ -181,8 +181,8 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
 
 
 def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Draw top-1 with its interval by method, of further seeds none, as a PNG for places that show
-    no page.
+    """Draw top-1 by method, with its interval if there is one, of further seeds none, as a PNG for
+    places that show no page.
     """
     from matplotlib.figure import Figure
 

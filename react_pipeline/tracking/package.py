@@ -120,23 +120,26 @@ def _save(directory: Path, place: Path, model: LoggedModel) -> None:
         mlflow_model=Model(run_id=model.source_run_id, model_id=model.model_id),
         signature=infer_signature(example, answer, options),
         input_example=(example, options),
-        code_paths=code_paths(),
+        code_paths=write_code(directory),
         pip_requirements=pinned_requirements(),
     )
     shutil.rmtree(place / "artifacts" / FOLDER)
     shutil.move(directory / FOLDER, place / "artifacts" / FOLDER)
 
 
-def code_paths() -> list[str]:
-    """Return what MLflow copies to carry this package: its sources, also of an editable
-    installation, and its metadata, which name its entry points.
+def write_code(folder: Path) -> list[str]:
+    """Write the metadata of this package, which name its entry points, and return what MLflow
+    copies to carry it: the installed package, also an editable one, and these.
     """
-    # In a clone the metadata may be those of an egg, which have another name.
-    about = (
-        file for file in metadata.files(DISTRIBUTION) or () if file.name in ("METADATA", "PKG-INFO")
-    )
-    folders = (Path(react_pipeline.__file__).parent, Path(next(about).locate()).parent)
-    return [*map(str, folders)]
+    distribution = metadata.distribution(DISTRIBUTION)
+    stem = f"{DISTRIBUTION.replace('-', '_')}-{distribution.version}"
+    (about := folder / f"{stem}.dist-info").mkdir()
+    # In a clone these may be those of an egg, which have another name.
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    (about / "METADATA").write_text(text, encoding="utf-8")
+    entry_points = distribution.read_text("entry_points.txt") or ""
+    (about / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+    return [str(Path(react_pipeline.__file__).parent), str(about)]
 
 
 def pinned_requirements() -> list[str]:

@@ -58,7 +58,7 @@ def publish_head(project: Project, classes: list[str] = SHAPES, **bias: Any) -> 
 
 
 def test_a_head_is_measured_on_the_features_of_the_base(project: Project, base: Artifact) -> None:
-    bias = torch.tensor([0.0, 0.0, 0.1, 0.0])
+    bias = torch.tensor([0.0, 0.0, 9.0, 0.0])
     checkpoint = publish_head(project, bias=bias)
     clip, head = load_classifier(checkpoint, base, project.domain("shapes"), "cpu")
     images = read_images(project.store.current("evaluation_set", "shapes"))

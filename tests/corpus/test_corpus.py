@@ -36,6 +36,10 @@ def server(
         yield state
 
 
+def places(project: Project, corpus: Artifact) -> list[object]:
+    return list(shard_digests(project.config.corpus, corpus))
+
+
 def checked(project: Project, corpus: Artifact) -> dict[Any, str]:
     return checked_shards(project.config.corpus, project.store, corpus)
 
@@ -90,9 +94,12 @@ def test_a_moved_corpus_is_the_same_and_its_new_place_is_used(
     project = make_project(corpus={"shards": [str(tmp_path / "tars/*/*.tar")]})
     after = publish_corpus(project)
     assert after.reused and after.fingerprint == before.fingerprint
-    added = write_shard(new / "00000b.tar", {"k": pair("circle", "red", 0)})
-    assert [*shard_digests(project.config.corpus, before)] == [new / name for name in table["name"]]
-    added.unlink()
+    added = [new / "00000b.tar", tmp_path / "tars/a/00000.tar"]
+    for path in added:
+        write_shard(path, {"k": pair("circle", "red", 0)})
+    assert places(project, before) == [new / name for name in table["name"]]
+    for path in added:
+        path.unlink()
     shard = new / "00001.tar"
     assert checked(project, after)[shard] == table["sha256"][1]
     write_shard(shard, {"k": pair("circle", "red", 0)})

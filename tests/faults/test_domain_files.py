@@ -53,6 +53,7 @@ BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
         (BOMB, "aliases"),
         ("- a list", "must be a mapping"),
         ("classes: [cat\n", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
         (b"\xff\xfe\x00classes", "utf-8"),
         ("", "must be a mapping"),
         ("classes: [cat]\n" + "#" * MAX_YAML_BYTES, "more than"),

@@ -30,7 +30,7 @@ from react_pipeline.extensions.hub.export import export
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import Tracking
-from react_pipeline.tracking.package import code_paths
+from react_pipeline.tracking.package import write_code
 from react_pipeline.training import customize
 
 URI = "models:/react-shapes@champion"
@@ -194,7 +194,7 @@ def test_wrong_requests_get_one_line(
 
 def test_the_carried_code_is_this_package_with_its_extensions(tmp_path: Path) -> None:
     place = tmp_path / "code"
-    for carried in map(Path, code_paths()):
+    for carried in map(Path, write_code(tmp_path)):
         shutil.copytree(carried, place / carried.name)
     code = (
         "import importlib.metadata as m, react_pipeline as r, react_pipeline.assets as a\n"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from react_pipeline.extensions.pages.findings import find_in_domain, find_over_d
 from react_pipeline.pages import render
 from react_pipeline.project import Project
 from react_pipeline.promotion import standing
-from react_pipeline.store import Artifact, CorruptArtifact
+from react_pipeline.store import Artifact
 
 MAX_CLASS_ROWS = 500
 """Classes listed on the page; the rest is in `per_class.csv`."""
@@ -70,20 +69,16 @@ def domain_page(project: Project, compared: Compared, picture: Path) -> str:
     )
 
 
-def overview_page(project: Project, table: pd.DataFrame, picture: Path) -> str:
+def overview_page(table: pd.DataFrame, picture: Path) -> str:
     """Return the page of all domains, from the table of `overview` and a PNG of the means."""
     is_mean = table["domain"] == MEAN
-    measured = table.loc[~is_mean & table["top1"].notna(), "domain"].unique()
-    champions = {""}  # one that cannot be read is reported by its own page
-    with suppress(CorruptArtifact):
-        champions = {standing(project, slug)[0].champion.method for slug in measured}
     return render(
         "extensions/pages",
         "overview.html",
         page_title="All domains: overview",
         kind="Comparison of methods over all domains",
         title="All domains",
-        finding=find_over_domains(table, next(iter(champions)) if len(champions) == 1 else ""),
+        finding=find_over_domains(table),
         picture=_png(picture),
         means=_numbers(table[is_mean], ("domain", "n")),
         # With top-5 the table would be wider than the page; it is on the page of each domain.

@@ -16,7 +16,6 @@ from react_pipeline.evaluation import (
     Finding,
     headline_method,
     interval_in_words,
-    is_trained,
     percent,
     points,
 )
@@ -58,14 +57,11 @@ def find_in_domain(
     return Finding(method, headline, details)
 
 
-def find_over_domains(table: pd.DataFrame, champion: str = "") -> Finding:
-    """Return the finding over all domains, of the `champion` of all if there is one; `table` holds
-    the rows of domains and those of means.
-    """
+def find_over_domains(table: pd.DataFrame) -> Finding:
+    """Return the finding over all domains; `table` holds the rows of domains and those of means."""
     means = table[table["domain"] == MEAN]
     domains = table[table["domain"] != MEAN]
-    is_measured = is_trained(champion) and champion in list(means["method"])
-    method = champion if is_measured else headline_method(means)
+    method = headline_method(means)
     if not method:
         measured = domains.loc[domains["top1"].notna(), "domain"].nunique()
         count = f"{measured} of {domains['domain'].nunique()} domains are measured"

@@ -206,8 +206,8 @@ class JudgeBoard(Board):
             return f"The answer is clear, you can stop. {session}" if session.is_clear else ""
         p_value = session.test().p_value
         return (
-            f"All are judged. {session}. The interval is of these pictures alone; that others "
-            f"would show no gain has p = {p_value:.2g} (promotion asks for both)"
+            f"All are judged. {session}. The interval covers these pictures alone; the test for a "
+            f"gain on pictures like these has p = {p_value:.2g}, and promotion requires both"
         )
 
     def picture(self, number: int) -> bytes:

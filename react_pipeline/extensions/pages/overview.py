@@ -67,7 +67,7 @@ def overview(project: Project) -> Artifact:
         means = table[table["domain"] == MEAN]
         total = len(comparisons) + len(skipped)
         draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {total}")
-        page = overview_page(project, table, directory / "overview.png")
+        page = overview_page(table, directory / "overview.png")
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
         by_method = means.set_index("method")
         columns = (*METRICS, "delta_top1", "gain_over_control")

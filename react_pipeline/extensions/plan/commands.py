@@ -122,8 +122,11 @@ def advise(domain: Domain, config: Config = None) -> None:
         print_table(["not named", "pairs"], unnamed.head(LISTED).to_numpy().tolist())
         console.print("add a synonym that captions use: it finds better pairs")
     own, random = (f"{100 * (one - tried.base):+.1f}" for one in (tried.own, tried.control))
-    both = (pd.read_parquet(one.file("pairs.parquet"))["row"] for one in (control, retrieved))
-    shared = next(both).isin(next(both)).mean()
+    drawn, chosen = (
+        pd.read_parquet(one.file("pairs.parquet"), columns=["row"])["row"]
+        for one in (control, retrieved)
+    )
+    shared = drawn.isin(chosen).mean()
     console.print(
         f"gda on held-out pairs: {own} points over the base; its control: {random} ({shared:.0%} of "
         "its random pairs are retrieved ones)"
@@ -136,9 +139,9 @@ def advise(domain: Domain, config: Config = None) -> None:
         )
     elif tried.own <= max(tried.base, tried.control):
         remedy = f"add names to {domain}.yaml, or use another corpus"
-        if shared > MOST_SHARED:
+        if tried.base < tried.own and shared > MOST_SHARED:
             remedy = "use a larger corpus, or lower `retrieval.k_per_prompt` and `max_per_class`"
-        console.print(f"next: {remedy}; gda gains no more than its control")
+        console.print(f"next: {remedy}; gda is no better than the base or its control")
     else:
         methods = f"--method base --method gda --method gda{CONTROL_SUFFIX}"
         console.print(f"next: {materialize_command(domain=domain)} {methods}")

@@ -188,8 +188,8 @@ def test_identity_block_is_skipped_only_while_frozen() -> None:
 def test_react_by_hand_measures_base_customized_and_control(
     parts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = list(islice(corpus_drawings(), 6_000, None, 200))
-    monkeypatch.setattr("react_pipeline.extensions.demo.corpus.corpus_drawings", lambda: few)
+    few = {drawing.key: drawing for drawing in islice(corpus_drawings(), 6_000, None, 200)}
+    monkeypatch.setattr("react_pipeline.extensions.demo.corpus._by_key", lambda: few)
     monkeypatch.setattr(demo, "build_base", lambda: parts)
     losses: list[float] = []
     contrastive_loss = training.contrastive_loss
