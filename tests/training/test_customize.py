@@ -17,6 +17,7 @@ from react_pipeline.clip import load
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
+from react_pipeline.settings import METHODS
 from react_pipeline.store import Artifact, InputError, Inputs, TrainingError
 from react_pipeline.training import TrainingObserver, customize
 from react_pipeline.training import train as train_module
@@ -95,6 +96,21 @@ def test_a_linear_head_reads_vectors_and_decodes_no_image(
     observer = Listening()
     customize(prepare(), "shapes", "linear-head", observer)
     assert observer.calls == [("shapes/linear-head", 0), 0, 1, 2, 3]
+
+
+def test_a_head_whose_last_step_overflows_is_not_published(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = type(METHODS["linear-head"])
+    fit = kind.fit
+
+    def overflowing(*options: Any) -> Any:
+        head, counts = fit(*options)
+        return head._replace(vectors=head.vectors * torch.inf), counts
+
+    monkeypatch.setattr(kind, "fit", overflowing)
+    with pytest.raises(TrainingError, match="head is not finite"):
+        train("linear-head")
 
 
 def test_kept_tokens_stand_in_for_images(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
