@@ -42,6 +42,7 @@ from react_pipeline.extensions.demo.sources import (
     corpus_drawings,
     emoji_subject,
     labelled_emoji,
+    package,
 )
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
@@ -77,8 +78,10 @@ def test_every_drawing_has_a_key_of_its_own_and_a_caption(drawings: list[Drawing
 def test_a_drawing_that_shows_nothing_is_refused(tmp_path: Path) -> None:
     blank = tmp_path / "blank.svg"
     blank.write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"/>')
-    with pytest.raises(BlankError, match="key"):
-        render(Drawing("key", "twemoji", "a caption", blank), 32)
+    space = package("manimgx_fonts") / "NotoSans[wght].ttf", ord(" "), 400
+    for one in (Drawing("key", "", "", blank), Drawing("key", "", "", *space)):
+        with pytest.raises(BlankError, match="key"):
+            render(one, 32)
 
 
 def test_every_source_is_in_the_notice_with_its_licence() -> None:
