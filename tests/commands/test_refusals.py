@@ -87,7 +87,15 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         cli.main(["materialize"])
 
 
-@pytest.mark.parametrize(("limits", "expected"), [((256, 512), [(512, 512)]), ((9_000, -1), [])])
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((256, 512), [(512, 512)]),
+        ((256, 1_000_000), [(4_096, 1_000_000)]),
+        ((256, -1), [(4_096, -1)]),
+        ((9_000, -1), []),
+    ],
+)
 def test_the_limit_of_open_files_is_raised(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
