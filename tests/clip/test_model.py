@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from support.trap import Trap
 
 from react_pipeline.clip import Clip, add_gated_blocks, from_open_clip, gated_layers, load, save
+from react_pipeline.clip.classifier import prompt_vectors
+from react_pipeline.clip.weights import at_most
 from react_pipeline.settings import EncoderConfig
 from react_pipeline.store import InputError
 
@@ -62,3 +64,25 @@ def test_what_a_checkpoint_file_does_not_record_is_warned_of(
     from_open_clip(EncoderConfig(model="tiny", pretrained=path, **given))
     warned = [message for message in caplog.messages if "encoder.quick_gelu" in message]
     assert len(warned) == (given is not WHOLE) and all(path in message for message in warned)
+
+
+def test_what_is_no_model_of_ours_is_named(named: Path, clip: Clip, tmp_path: Path) -> None:
+    path = str(named / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match="no gated blocks, and encoder.model is 'react_tiny'"):
+        from_open_clip(EncoderConfig(model="react_tiny", pretrained=path))
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="no state dict"):
+        from_open_clip(EncoderConfig(model="tiny", pretrained=str(tmp_path / "other.pt")))
+    clip.model_cfg["multimodal_cfg"] = {}
+    save(clip, tmp_path)
+    with pytest.raises(InputError, match="CoCa"):
+        load(tmp_path)
+
+
+def test_no_text_gives_no_vector(clip: Clip) -> None:
+    assert clip.encode_texts([]).shape == prompt_vectors(clip, []).shape == (0, clip.dimension)
+
+
+def test_a_layer_without_bias_counts_as_it_is() -> None:
+    with at_most({}):
+        assert torch.nn.Linear(2, 2, bias=False).bias is None

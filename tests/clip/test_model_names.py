@@ -176,6 +176,7 @@ def test_names_and_weights_that_are_not_there_are_named(
 ) -> None:
     with pytest.raises(InputError, match=reason):
         require_available(EncoderConfig(**encoder))  # type: ignore[arg-type]
+    require_available(EncoderConfig(pretrained="hf-hub:no/model"))  # the Hub is not asked
 
 
 def test_a_file_is_resized_as_its_architecture_unless_stated(

@@ -32,6 +32,8 @@ MISTAKES = {
     "judge shapes nosuch": "nosuch: no such folder",
     "judge shapes pictures --candidate nosuch": "--candidate 'nosuch': choose from champion, base",
     "judge shapes pictures --against nosuch": "--against 'nosuch': choose from champion, base",
+    "labels import shapes nosuch": "nosuch: no such folder",
+    "dense check shapes": "dense.datasets or dense.own, are not set",
     "export nosuch champion --to out": "no domain 'nosuch'",
     "export shapes nosuch --to out": "unknown method 'nosuch'",
     "materialize --domain nosuch": "no domain 'nosuch'",

@@ -57,6 +57,11 @@ def test_every_mode_becomes_rgb_in_one_way(
     assert image.getpixel((3, 2)) == pytest.approx(expected, abs=1)
 
 
+def test_a_mode_without_a_known_meaning_is_refused() -> None:
+    with pytest.raises(BadImage, match="unsupported_mode: LAB"):
+        decode_image(saved(Image.new("LAB", (6, 4)), "TIFF"), MAX_PIXELS)
+
+
 @pytest.mark.parametrize("extension", ["PNG", "WEBP", "JPEG", "TIFF"])
 def test_exif_orientation_is_applied(extension: str) -> None:
     image = Image.new("RGB", (32, 16), "white")

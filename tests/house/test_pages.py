@@ -44,6 +44,7 @@ class Rendered(HTMLParser):
 def test_text_in_a_table_is_read_as_it_is() -> None:  # FAULTS 34
     rendered = Rendered(markdown_table(["class"], [[name] for name in HOSTILE]))
     assert rendered.cells == ["class", *(" ".join(name.split()) for name in HOSTILE)]
+    assert "| 0.1235 |" in markdown_table(["share"], [[0.12345678]])
     assert rendered.tags == {"table", "thead", "tbody", "tr", "th", "td"}
 
     for text in HOSTILE:

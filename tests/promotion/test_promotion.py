@@ -208,6 +208,13 @@ def test_other_evaluation_images_make_a_champion_incomparable(
     assert verdict.decision == "incomparable" and "evaluator_version" in verdict.reason
 
 
+def test_a_base_that_is_not_measured_is_asked_for(make_project: Callable[..., Project]) -> None:
+    project = make_project(methods=["base", GATED])
+    measure(project, GATED, 140)
+    verdict = decided(project)
+    assert "materialize `domain_results` for 'shapes' and base" in verdict.reason
+
+
 def test_a_verdict_is_stale_once_a_newer_result_comes(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,8 @@ def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -
 
 
 HUSH = "hush-hush"
+SET = "{name: a, kind: folder, path: b}"
+BOXES = "{name: a, images: b, annotations: c}"
 
 
 @pytest.mark.parametrize(
@@ -130,6 +132,13 @@ HUSH = "hush-hush"
             "unknown field",
         ),
         ("encoder: {model: demo, pretrained: openai}", "encoder", "`pretrained`"),
+        ("encoder: {model: 'hf-hub:a/b', pretrained: a}", "encoder", "its own weights"),
+        ("encoder: demo", "encoder", "EncoderConfig"),
+        ("dense: {own: [{name: a, images: i, labels: l}]}", "dense.own.0", "give either"),
+        (f"dense: {{own: [{BOXES}, {BOXES}]}}", "dense", "twice"),
+        ("elevater: {shots: [5, 5]}", "elevater.shots", "twice"),
+        ("guards: {sets: [a]}", "guards.sets.0", "dictionary"),
+        (f"guards: {{sets: [{SET}, {SET}]}}", "guards", "one `name`"),
         ("distributor: {master: 'spark://head:7077'}", "distributor", "add `kind: spark`"),
         ("distributor: {conf: {spark.master: yarn}}", "distributor.conf", "is `master`"),
         ("distributor: {conf: {executor.memory: 1g}}", "distributor.conf", "`spark.`"),

@@ -49,6 +49,7 @@ NO_SHARDS = [
         ("s3://user:hush@h/a.tar", "'s3://…@h/a.tar': only local"),
         ("https://h/a.tar?X-Amz-Signature=hush", "only local"),
         ("https://h/*.tar", "lists no files"),
+        ("s3://bucket/a**/a.tar", "whole folders"),
         *((name, "only local") for name in NO_SHARDS),
     ],
 )

@@ -14,6 +14,7 @@ from react_pipeline.store import (
     CorruptArtifact,
     InputError,
     Inputs,
+    MissingArtifact,
     Scratch,
     Store,
     StoreWriteError,
@@ -213,3 +214,12 @@ def test_a_reader_gives_nothing_back_to_a_condemned_attempt(tmp_path: Path) -> N
     store.backend.delete(f"{artifact.prefix}/manifest.json")
     assert artifact.path and store.current("thing", "all").path
     assert not publish(store).reused
+
+
+def test_an_artifact_that_was_pruned_under_its_reader_is_missing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = publish(store)
+    for name in (f"{artifact.place}/manifest.json", f"{artifact.prefix}/sub/data"):
+        store.backend.delete(name)
+    with pytest.raises(MissingArtifact, match="materialize"):
+        artifact.file("sub/data")

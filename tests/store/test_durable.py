@@ -18,6 +18,7 @@ from react_pipeline.store import (
     Store,
     append,
     fsync_tree,
+    lock,
     write_atomically,
 )
 from react_pipeline.store.artifacts import with_digest
@@ -136,3 +137,19 @@ def test_a_new_file_gets_its_folder_mode_unless_replaced(
     fsync_tree(folder)
     assert [path.stat().st_mode & 0o777 for path in folder.iterdir()].count(0o644) == 1
     assert published.stat().st_mode & 0o777 == 0o600
+
+
+def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    append(descriptor, b"a line\n")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:3]))
+    with pytest.raises(OSError, match="No space"):
+        append(descriptor, b"another\n")
+    os.close(descriptor)
+    assert (tmp_path / "log").read_text() == "a line\n"
+
+
+def test_a_file_that_cannot_be_locked_is_no_lock_of_another() -> None:
+    with pytest.raises(OSError, match="Bad file"):
+        lock(10**6)

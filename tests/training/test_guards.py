@@ -8,10 +8,17 @@ import math
 from contextlib import nullcontext
 
 import pytest
+import torch
 
-from react_pipeline.store import TrainingError
+from react_pipeline.clip import Clip
+from react_pipeline.embedding import Encoder
+from react_pipeline.store import ReactError, TrainingError
 from react_pipeline.training import require_finite
-from react_pipeline.training.guards import require_no_collapse, require_steady_scale
+from react_pipeline.training.guards import (
+    explained_out_of_memory,
+    require_no_collapse,
+    require_steady_scale,
+)
 
 NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
 
@@ -62,3 +69,11 @@ def test_a_collapse_stops_with_step_pairs_and_both_recalls(
 def test_no_alarm(before: float, after: float, pairs: int) -> None:
     require_no_collapse(17, dict.fromkeys(NAMES, before), dict.fromkeys(NAMES, after), pairs)
     require_no_collapse(17, {}, {}, 0)  # none is held out
+
+
+def test_only_memory_that_ran_out_is_explained(clip: Clip) -> None:
+    with pytest.raises(RuntimeError, match="^other$"), explained_out_of_memory("a", "b"):
+        raise RuntimeError("other")
+    with pytest.raises(RuntimeError, match="size") as caught:
+        Encoder(clip, "fp32").images(torch.zeros(1, 3, 7, 7))
+    assert not isinstance(caught.value, ReactError)

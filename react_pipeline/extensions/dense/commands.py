@@ -22,10 +22,6 @@ def check(
     """Read all images and truth of the configured sets: what is right, wrong, missing. Exit code 1
     if one is wrong.
     """
-    from react_pipeline.labelled import Unavailable
-
-    from .sets import MapImages, read_dense_set
-
     project = load_project(config)
     dense = project.config.section(DenseConfig)
     if dense.root is None or not dense.sets(domain):
@@ -34,6 +30,10 @@ def check(
         )
     if domain or "{domain}" in str(dense.own):
         project.domain(domain)  # one that is not there is an error, with a list of those that are
+    from react_pipeline.labelled import Unavailable
+
+    from .sets import MapImages, read_dense_set
+
     rows = []
     for entry in dense.sets(domain):
         try:

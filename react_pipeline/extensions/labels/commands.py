@@ -58,12 +58,12 @@ def import_labels(
     config: Config = None,
 ) -> None:
     """Turn folders of classes into a table that a domain is evaluated on."""
-    from react_pipeline.labelled import read_folder
-
-    project = load_project(config)
+    project = load_project(config, [domain])
     _require_new(to)
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; name one with a folder per class")
+    from react_pipeline.labelled import read_folder
+
     images, _ = read_folder(source, project.domain(domain))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

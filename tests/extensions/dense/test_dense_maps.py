@@ -145,6 +145,13 @@ def test_a_student_that_cannot_learn_says_why(
         trained(clip, masks, tmp_path, **{field: value})
 
 
+def test_a_student_needs_images(clip: Clip, masks: MapImages, tmp_path: Path) -> None:
+    student = Student(segmenter(clip, masks), DenseConfig())
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="none holds no image"):
+        student.train(tmp_path, "none", Scratch(tmp_path), 10_000)
+
+
 def a_model() -> Any:
     """A ViT for images of 64 pixels, in 4 x 4 patches."""
     return small_clip({**VIT, "image_size": 64}, dimension=32).requires_grad_(False)

@@ -110,6 +110,7 @@ def test_boxes_that_can_be_no_objects_are_counted_and_left_out(root: Path) -> No
         ("labels/2.png", np.full((SIDE, SIDE), 77), "77"),
         ("labels/2.png", b"no picture", "2.png"),
         ("names.txt", b"background\ncircle\nCircle\n", "twice"),
+        ("names.txt", "\n".join(map(str, range(256))).encode(), "256 classes do not fit"),
         ("images/2.png", None, "2"),
     ],
 )
@@ -138,6 +139,9 @@ def test_what_is_missing_is_unavailable(root: Path) -> None:
         (root / "shapes" / gone).rename(root / gone)
         with pytest.raises(Unavailable, match=gone.split(".")[0]):
             read_dense_set(root, entry)
+    (root / "shapes" / "labels").mkdir()
+    with pytest.raises(Unavailable, match="no label map"):
+        read_dense_set(root, MASKS)
 
 
 def test_values_of_coco_stuff_are_its_171_classes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ table's by name, whatever their order and spelling.
 from __future__ import annotations
 
 import io
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -200,6 +201,15 @@ def test_sample_without_image_or_valid_label_is_refused_by_name(
 ) -> None:
     write_shard(write_webdataset(tmp_path) / "1.tar", {"bad": sample})
     with pytest.raises(InputError, match=f"1.tar@bad: has {message}"):
+        read_dataset(tmp_path, "cifar-10", "test")
+
+
+def test_a_link_in_a_shard_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(write_webdataset(tmp_path) / "1.tar", "w") as shard:
+        link = tarfile.TarInfo("a.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        shard.addfile(link)
+    with pytest.raises(InputError, match=r"members refused\n.*a\.png"):
         read_dataset(tmp_path, "cifar-10", "test")
 
 

@@ -168,6 +168,11 @@ def test_fer_2013_has_another_order_and_its_public_test_is_val(
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     pixels = " ".join(["7"] * 48 * 48)
     table = tmp_path / "fer2013" / "fer2013.csv"
+    table.parent.mkdir()
+    with pytest.raises(Unavailable, match=r"icml_face_data\.csv are missing"):
+        read_dataset(tmp_path, "fer-2013", "test")
+    with pytest.raises(Unavailable, match="no split 'trial'"):
+        read_dataset(tmp_path, "fer-2013", "trial")
     for emotion, problem in (("7", "7 classes"), ("-1", "7 classes"), ("sad", "cannot read it")):
         write(table, f"emotion,pixels,Usage\n{emotion},{pixels},PrivateTest\n")
         with pytest.raises(InputError, match=problem):

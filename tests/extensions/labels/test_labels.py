@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from support.drawings import COLOURS, SHAPES, draw, encode
@@ -69,6 +70,12 @@ def test_a_picture_that_is_gone_is_named(predictions: Path, tmp_path: Path) -> N
     sorted((tmp_path / "photos").rglob("*.png"))[0].unlink()
     assert "no picture file" in run("export", predictions, "--to", tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_a_run_without_classes_exports_nothing(predictions: Path, tmp_path: Path) -> None:
+    path = predictions / "predictions.parquet"
+    pd.read_parquet(path).assign(predicted="unknown").to_parquet(path)
+    assert "no picture has a class" in run("export", predictions, "--to", tmp_path / "to")
 
 
 def test_the_files_are_found_by_the_source_of_the_run(

@@ -56,3 +56,5 @@ def test_a_misspelt_class_is_seen_in_set_and_check(indexed_project: Project) -> 
     assert "no caption of the corpus says circel" in report
     checked = classes_are_named(indexed_project, pairs)
     assert not checked.passed and "circel" in str(checked.description)
+    none: Any = SimpleNamespace(counts={})
+    assert "not searched" in str(classes_are_named(indexed_project, none).description)

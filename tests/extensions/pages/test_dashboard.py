@@ -133,6 +133,14 @@ def test_a_control_that_is_missing_is_said(project: Project) -> None:
     assert "No control" in text and "nan" not in text
 
 
+def test_a_loss_and_a_base_that_is_missing_are_said(project: Project) -> None:
+    publish_results(project, "shapes", {GATED: [False] * 20})
+    assert "the base was not measured" in Page(compare(project, "shapes")).text
+    assert "No customized model can be compared" in Page(overview(project)).text
+    publish_results(project, "shapes", {BASE: [True] * 20, GATED: [False] * 20})
+    assert "The loss against the base is larger" in Page(compare(project, "shapes")).text
+
+
 def test_the_champion_is_spoken_of(project: Project) -> None:
     right = {BASE: [False, True] * 20, GATED: [True, True] * 20, "full": [True] * 40}
     publish_results(project, "shapes", right)

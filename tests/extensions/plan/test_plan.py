@@ -25,7 +25,7 @@ from react_pipeline.extensions.plan.encoder_cost import (
     encoder_cost,
     time_encoder,
 )
-from react_pipeline.extensions.plan.plan import START_SECONDS, Step
+from react_pipeline.extensions.plan.plan import START_SECONDS, Step, Work
 from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
@@ -74,6 +74,8 @@ def test_linked_vectors_take_no_disk(
     corpus = {"kind": "embeddings", "embeddings": "laion", "layout": layout}
     embeddings = steps_of(make_project(corpus=corpus), 1_000)["corpus_embeddings"]
     assert embeddings.work.disk == 1_000 * (2 * sides * 32 + 200)
+    ready = make_project(corpus=corpus | {"indices": "indices"})
+    assert steps_of(ready, 1_000)["faiss_index"].work == Work("ready")
 
 
 @pytest.mark.parametrize(

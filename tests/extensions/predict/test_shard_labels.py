@@ -123,3 +123,10 @@ def test_only_the_model_of_the_run_labels(
     other = replace(classifier, origin=replace(classifier.origin, fingerprint="0" * 16))
     with pytest.raises(InputError, match="--model"):
         predict_shards(other, arguments, str(shards / "*.tar"), tmp_path / "out", NOW)
+
+
+def test_shards_are_not_judged_together(
+    model: tuple[Classifier, Arguments], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="leave out --by-shard"):
+        predict_shards(*model, "0.tar", tmp_path, Options(transductive=True))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from support.ready import (
@@ -218,6 +219,13 @@ CLIP_RETRIEVAL: Breakages = {
         lambda f: [np.save(path, 0 * np.load(path)) for path in f.glob("text_emb/*")],
         r"text_emb_00\.npy: row 0 has length 0",
     ),
+    "no row": (
+        lambda f: (
+            [np.save(path, np.load(path)[:0]) for path in f.glob("*_emb/*")]
+            + [pq.write_table(pq.read_table(path)[:0], path) for path in f.glob("metadata/*")]
+        ),
+        "hold no row",
+    ),
     "cut metadata": (cut("metadata/metadata_01.parquet", 300), "parquet file is truncated"),
     "captions that are numbers": (
         change("metadata/*", lambda table: table.assign(caption=1)),
@@ -282,6 +290,9 @@ def test_lists_of_other_lengths_are_no_vectors(make: Make, ready: Path) -> None:
     table = {"url": URLS[:2], "caption": CAPTIONS[:2], "vector": [[1.0] * 32, [1.0]]}
     pd.DataFrame(table).to_parquet(ready / "a.parquet")
     with pytest.raises(CorpusError, match="another width"):
+        adopted(make(layout="parquet"))
+    pd.DataFrame({**table, "vector": 1.0}).to_parquet(ready / "a.parquet")
+    with pytest.raises(CorpusError, match="not lists of numbers"):
         adopted(make(layout="parquet"))
     with pytest.raises(CorpusError, match="no member or column 'emb'"):
         publish_corpus(make(layout="parquet", vector_column="emb"))
