@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -104,6 +105,10 @@ def test_models_that_cannot_be_compared_are_refused(project: Project, pictures: 
     ):
         with pytest.raises(error, match=words):
             prepared(project, pictures, candidate, against)
+    for folder in ("0", "1"):
+        shutil.rmtree(pictures / folder)
+    with pytest.raises(InputError, match="none of its 1 pictures"):
+        prepared(project, pictures)
 
 
 def judge_until_killed(config: Path, source: str) -> None:
