@@ -32,6 +32,8 @@ HARMLESS: dict[str, str] = {
     "_loaded": "a worker would decode in a process of its own: the same pixels",
     "LOSS not in run.data.metrics": "saves a request: MLflow has no point of such a metric",
     "threads == 1": "a pool of one thread gives the same",
+    "len(left_out) < LEAST_CALIBRATED": "saves a second fit, whose few pairs are not calibrated on",
+    "start + len(block) > rows[-1]": "later blocks hold none of the rows",
     "min(missing, FIRST_LOOK_ROWS)": "how many rows are compared together: the same are taken",
 }
 """Source of conditions of survivors, and why nothing breaks without them."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import pandas as pd
@@ -208,3 +210,14 @@ def test_a_dying_server_is_named_and_finished_shards_are_kept(
         server.requests.clear()
         assert embed_corpus(project).counts["rows"] == 96
         assert set(server.requests) == {"/00002.tar"}
+
+
+def test_no_more_is_read_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sent(*_given: object, **_options: object) -> Iterator[bytes]:
+        yield from (b"12345", b"67890")
+        pytest.fail("more was asked for")
+
+    library = SimpleNamespace(head=lambda *_: {"size": 8}, get=sent)
+    monkeypatch.setattr(remote, "_client", lambda _shard: nullcontext((library, None, "")))
+    with pytest.raises(SourceUnavailable, match="received 10 of 8 bytes"):
+        open_shard("s3://bucket/a.tar").read()

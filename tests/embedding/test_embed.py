@@ -21,6 +21,7 @@ from react_pipeline.clip import load
 from react_pipeline.corpus import decode_image, in_processes, index_shard
 from react_pipeline.corpus.corpus import shard_digests
 from react_pipeline.embedding import embed, embed_corpus, read_metadata
+from react_pipeline.preflight import embedding_problems
 from react_pipeline.project import Project
 from react_pipeline.store import CorpusError
 
@@ -115,3 +116,13 @@ def test_a_process_sees_the_card_that_is_its_own() -> None:
     environments = [{"CUDA_VISIBLE_DEVICES": card} for card in "78"]
     seen = in_processes(os.getenv, ["CUDA_VISIBLE_DEVICES"] * 3, environments, "cards", "")
     assert list(seen) == ["7", "8", "7"]
+
+
+def test_clip_retrieval_is_asked_for_where_pairs_are_encoded(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "find_spec", lambda _name: None)
+    (problem,) = embedding_problems(make_project())
+    assert "clip-retrieval is not installed; run: " in problem.message
+    ready = {"kind": "embeddings", "embeddings": "laion"}
+    assert not embedding_problems(make_project(corpus=ready))

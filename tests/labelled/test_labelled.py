@@ -13,6 +13,8 @@ from unittest.mock import create_autospec
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 from support.deadly_images import MARK, deadly_images
 from support.drawings import encode, evaluation_image
 from support.upkeep import edit_domain
@@ -22,6 +24,7 @@ from react_pipeline.embedding import Encoder
 from react_pipeline.labelled import (
     FolderOfClasses,
     encode_images,
+    preprocessing,
     publish_evaluation_set,
     read_images,
 )
@@ -116,7 +119,14 @@ def test_a_manifest_gives_the_same_images_as_the_folder(
 
 
 @pytest.mark.parametrize(
-    "text", ["image,label\na.png,circle\n", "", "path,class\n", "path,class\na,b,c\n\xff"]
+    "text",
+    [
+        "image,label\na.png,circle\n",
+        "",
+        "path,class\n",
+        "path,class\na,b,c\n\xff",
+        "path,class" + ",a" * 1_000,
+    ],
 )
 def test_an_unusable_manifest_is_one_error_that_names_the_file(
     tiny_project: Project, manifest: Path, text: str
@@ -161,6 +171,14 @@ def test_images_are_encoded_in_order_and_alike_in_any_batch(
     whole, parts = (encode_images(given, clip, images) for given in (config, in_parts))
     np.testing.assert_allclose(whole, parts, atol=1e-6)
     assert encode_images(config, clip, images[:0]).shape == (0, clip.dimension)
+
+
+def test_images_are_prepared_as_the_model_says_unless_they_are_squashed(clip: Clip) -> None:
+    strip = Image.new("RGB", (96, 32))
+    strip.paste("white", (0, 0, 16, 32))  # the middle is black
+    own, squashed = (preprocessing(clip, squash=squash)(strip) for squash in (False, True))
+    assert torch.equal(own, clip.preprocess(strip))
+    assert squashed.max() > own.max() and squashed.shape == own.shape
 
 
 def test_images_are_encoded_once_and_still_refused_when_changed(

@@ -161,8 +161,6 @@ def _convert(source: Path, path: Path, part: Part) -> None:
     shape = (part.rows, part.dimension)
     vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     for start, block in vector_blocks(source):
-        if block.shape[1] != part.dimension:
-            raise CorpusError(f"{source}: vectors of {block.shape[1]} and {part.dimension} numbers")
         vectors[start : start + len(block)] = unit(block)
     vectors.flush()
 

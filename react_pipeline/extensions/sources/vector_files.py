@@ -75,6 +75,9 @@ def open_vectors(path: Path) -> NDArray[Any]:
         return np.asarray(vectors)
 
 
+_ANOTHER_WIDTH = "a vector is missing, or has another width than others"
+
+
 def vector_blocks(path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield all vectors in order: the first row of each block, and the block; errors as of
     `open_vectors`.
@@ -84,11 +87,15 @@ def vector_blocks(path: Path) -> Iterator[tuple[int, NDArray[Any]]]:
         for start in range(0, len(vectors), BLOCK_ROWS):
             yield start, vectors[start : start + BLOCK_ROWS]
         return
-    start = 0
+    start, widths = 0, set[int]()
     with whole_vectors(path), open_table(path.parent) as file:
         for batch in file.iter_batches(BLOCK_ROWS, columns=[path.name]):
-            yield start, _matrix(batch.column(0))
-            start += batch.num_rows
+            block = _matrix(batch.column(0))
+            widths.add(block.shape[1])
+            if len(widths) > 1:
+                raise ValueError(_ANOTHER_WIDTH)
+            yield start, block
+            start += len(block)
 
 
 @contextmanager
@@ -127,5 +134,5 @@ def _matrix(column: pa.Array) -> NDArray[Any]:
     widths = pc.unique(pc.list_value_length(column)).to_pylist()
     values = column.flatten()
     if len(widths) != 1 or widths[0] is None or values.null_count:
-        raise ValueError("a vector is missing, or has another width than others")
+        raise ValueError(_ANOTHER_WIDTH)
     return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), widths[0])

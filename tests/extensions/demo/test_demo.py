@@ -46,6 +46,7 @@ from react_pipeline.extensions.demo.sources import (
 )
 from react_pipeline.lineage import run
 from react_pipeline.project import Project
+from react_pipeline.settings import DomainConfig
 from react_pipeline.settings.files import load_domain
 from react_pipeline.store import ChangedSource
 from react_pipeline.store.errors import InputError
@@ -118,6 +119,11 @@ def test_each_class_has_an_image_whose_subject_the_corpus_has(
 
 def test_views_of_one_thing_have_one_class_and_other_names_no_image() -> None:
     images = labelled_emoji(["globe", "automobile", "nothing"])
+    evaluation = {"name": "drawings", "kind": "demo"}
+    unknown = {"slug": "a", "classes": ["nothing", "more"], "evaluation": evaluation}
+    domain = DomainConfig.model_validate(unknown)
+    with pytest.raises(InputError, match="no emoji has the name"):
+        domain.evaluation and domain.evaluation.images(domain)
     assert [label for _, label in images] == ["globe"] * 3 + ["automobile"] * 2
 
 

@@ -285,11 +285,16 @@ def test_vectors_of_another_encoder_are_refused(
         adopted(make(**more))
 
 
-def test_lists_of_other_lengths_are_no_vectors(make: Make, ready: Path) -> None:
+def test_lists_of_other_lengths_are_no_vectors(
+    make: Make, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ready.mkdir()
     table = {"url": URLS[:2], "caption": CAPTIONS[:2], "vector": [[1.0] * 32, [1.0]]}
     pd.DataFrame(table).to_parquet(ready / "a.parquet")
     with pytest.raises(CorpusError, match="another width"):
+        adopted(make(layout="parquet"))
+    with monkeypatch.context() as short, pytest.raises(CorpusError, match="another width"):
+        short.setattr("react_pipeline.extensions.sources.vector_files.BLOCK_ROWS", 1)
         adopted(make(layout="parquet"))
     pd.DataFrame({**table, "vector": 1.0}).to_parquet(ready / "a.parquet")
     with pytest.raises(CorpusError, match="not lists of numbers"):
