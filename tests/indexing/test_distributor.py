@@ -57,6 +57,9 @@ def test_results_come_in_the_order_of_the_items() -> None:
         assert spread(square, range(20), "squares") == [number * number for number in range(20)]
         assert spread(square, [], "nothing") == []
     assert spread(square, [3], "here") == [9]
+    from pyspark.sql import SparkSession
+
+    assert SparkSession.getActiveSession()  # one that ran before goes on
 
 
 def test_an_error_of_a_task_is_the_error_it_would_be_here() -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from react_pipeline.extensions.elevater.settings import ElevaterConfig
 from react_pipeline.extensions.plan import Machine
 from react_pipeline.project.outside import seed_path
-from react_pipeline.settings import EmbeddingConfig
+from react_pipeline.settings import EmbeddingConfig, EncoderConfig
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.files import load_domain, load_pipeline
 from react_pipeline.settings.training import CustomizationConfig, TrainingConfig
@@ -76,6 +76,8 @@ def test_paths_are_relative_to_the_file_that_names_them(
     assert pets.evaluation is not None and pets.evaluation.path == tmp_path / "images"
     seeds = [seed_path(here, seed) for seed in pets.classes[0].seeds]
     assert seeds == [home / "cat.jpg", here / "seeds" / "cat.jpg"]
+    # Without a file it is where the program is.
+    assert EncoderConfig(model="ViT-B-32", pretrained="weights.pt").pretrained == "weights.pt"
 
 
 def test_a_configuration_reaches_another_process(tmp_path: Path) -> None:

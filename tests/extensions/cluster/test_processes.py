@@ -260,11 +260,18 @@ def test_a_train_job_trains_on_its_nodes(prepare: Prepare, tmp_path: Path) -> No
     runtime["PET_MASTER_PORT"] = str(free_port())
     command = train_job_command(project, runtime)
     nodes = [
-        subprocess.Popen(command, env={**os.environ, **runtime, "PET_NODE_RANK": rank})
+        subprocess.Popen(
+            command,
+            env={**os.environ, **runtime, "PET_NODE_RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for rank in "01"
     ]
     try:
-        assert [node.wait(900) for node in nodes] == [0, 0]
+        shown = "".join(node.communicate(timeout=900)[0] for node in nodes)
+        assert [node.returncode for node in nodes] == [0, 0]
+        assert shown.count("from the start") == 1
     finally:
         for node in nodes:
             node.kill()
