@@ -8,7 +8,6 @@ import itertools
 import os
 import pickle
 import shutil
-import signal
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -250,17 +249,3 @@ def test_a_forked_process_gets_an_error_and_does_not_hang(bucket: Store) -> None
             os._exit(1)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-
-
-def test_a_forked_process_says_that_it_cannot_reach_a_bucket(bucket: Store) -> None:
-    publish(bucket)
-    child = os.fork()
-    if not child:
-        signal.alarm(60)
-        try:
-            bucket.backend.read("any")
-        except ReactError as error:
-            os._exit("forked" in str(error))
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1

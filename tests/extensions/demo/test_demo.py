@@ -119,12 +119,16 @@ def test_each_class_has_an_image_whose_subject_the_corpus_has(
 
 def test_views_of_one_thing_have_one_class_and_other_names_no_image() -> None:
     images = labelled_emoji(["globe", "automobile", "nothing"])
-    evaluation = {"name": "drawings", "kind": "demo"}
-    unknown = {"slug": "a", "classes": ["nothing", "more"], "evaluation": evaluation}
-    domain = DomainConfig.model_validate(unknown)
-    with pytest.raises(InputError, match="no emoji has the name"):
-        domain.evaluation and domain.evaluation.images(domain)
     assert [label for _, label in images] == ["globe"] * 3 + ["automobile"] * 2
+
+
+def test_classes_that_no_emoji_shows_are_refused() -> None:
+    evaluation = {"name": "drawings", "kind": "demo"}
+    fields = {"slug": "a", "classes": ["nothing", "more"], "evaluation": evaluation}
+    domain = DomainConfig.model_validate(fields)
+    assert domain.evaluation is not None
+    with pytest.raises(InputError, match="no emoji has the name"):
+        domain.evaluation.images(domain)
 
 
 def test_things_are_the_objects_that_five_captions_of_other_subjects_name() -> None:
