@@ -196,7 +196,7 @@ STAGES_OF_CORE = (
         parents_of_method=_parents_of_training,
         reads_domain=True,
         identity=identity.customized_checkpoint,
-        version="3",
+        version="4",
         pool="gpu",
         priority=50,
     ),

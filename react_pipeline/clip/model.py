@@ -35,7 +35,7 @@ from react_pipeline.clip.architecture import (
 from react_pipeline.clip.device import arithmetic
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.tower import encode_text, in_text_tower, text_lengths
-from react_pipeline.clip.weights import at_most, load_strictly, read_weights
+from react_pipeline.clip.weights import WithoutDraws, at_most, load_strictly, read_weights
 from react_pipeline.settings import METHODS
 from react_pipeline.store import InputError, StoreWriteError
 
@@ -173,7 +173,7 @@ def load_weights(
     state = read_weights(file)
     if layers := {key.split(_GATED)[0] for key in state if _GATED in key}:
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
-    with at_most(state):
+    with at_most(state), WithoutDraws():
         clip = from_parts(None, model_cfg, preprocess_cfg, directory)
     if _POSITION_IDS not in clip.model.state_dict():
         state.pop(_POSITION_IDS, None)

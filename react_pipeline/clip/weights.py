@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from react_pipeline.store import InputError, open_regular
 
@@ -79,6 +81,20 @@ def at_most(weights: dict[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+class WithoutDraws(TorchFunctionMode):
+    """Leaves the weights of a model that is built without initial values: to draw them takes longer
+    than to read those of a checkpoint.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call the function, unless it is one of `torch.nn.init`."""
+        kwargs = kwargs or {}
+        is_initial = getattr(function, "__module__", "") == nn.init.__name__
+        return kwargs["tensor"] if is_initial else function(*args, **kwargs)
 
 
 def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

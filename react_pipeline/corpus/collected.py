@@ -150,10 +150,10 @@ class CollectedPairs:
     def __iter__(self) -> Iterator[CollectedPair]:
         return (self[position] for position in range(len(self)))
 
-    def vectors(self, side: str) -> NDArray[np.float32]:
-        """Return the unit vectors (N, D) of `image` or `text`, by the encoder that retrieves."""
+    def vectors(self, side: str) -> NDArray[np.float16]:
+        """Map the unit vectors (N, D) of `image` or `text`, by the encoder that retrieves."""
         path = self._artifact.file(vectors_file(side, self._draw))
-        vectors: NDArray[np.float32] = np.load(path).astype(np.float32)
+        vectors: NDArray[np.float16] = np.load(path, mmap_mode="c")
         return vectors
 
     def encoded(self, position: int) -> bytes:

@@ -36,8 +36,8 @@ MakeRows = Callable[[Iterator[Tensor]], Generator[Tensor, None, None]]
 """Maps parts (B,) of row numbers to their rows, on any device."""
 
 TEXT_VECTORS, TEXT_TOKENS, TOKENS = "texts.vectors", "texts.tokens", "tokens"
-"""Files of the scratch: unit vectors in float16, or token ids where the text tower trains; and what
-is frozen of the images.
+"""Files of the scratch: unit vectors in float16 where another encoder retrieves, or token ids where
+the text tower trains; and what is frozen of the images.
 """
 
 TEXTS_AT_ONCE, IMAGES_AT_ONCE = 65_536, 64
@@ -48,10 +48,12 @@ MAX_DISK_FRACTION = 0.5
 
 
 class TrainingTexts:
-    """The different captions, as vectors (U, D) if frozen, as token ids (U, L) if they train."""
+    """The captions of the pairs: unit vectors where the text tower is frozen, else token ids."""
 
     def __init__(self, clip: Clip, customization: Customization) -> None:
-        """Encode or tokenise every caption once, into a file: 1 KiB a caption with D = 512.
+        """Take the vectors that the pairs come with. Where another encoder retrieves, or the text
+        tower trains, encode or tokenise every caption once, into a file: 1 KiB a caption with
+        D = 512.
 
         Args:
             clip: The model, with its base weights still.
@@ -62,6 +64,12 @@ class TrainingTexts:
         self._device = c.world.device
         self._class_ids = pair_classes(c.pairs, c.domain)
         self._caption_ids = c.pairs.caption_ids
+        if not trains and not c.project.config.two_encoders:
+            # A caption goes by the first pair that has it.
+            _, first = np.unique(self._caption_ids, return_index=True)
+            self._caption_ids = first[self._caption_ids]
+            self._rows = torch.from_numpy(c.pairs.vectors("text"))
+            return
 
         def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
             for part in parts:

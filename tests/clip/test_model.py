@@ -10,10 +10,11 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 from support.trap import Trap
+from torch import nn
 
 from react_pipeline.clip import Clip, add_gated_blocks, from_open_clip, gated_layers, load, save
 from react_pipeline.clip.classifier import prompt_vectors
-from react_pipeline.clip.weights import at_most
+from react_pipeline.clip.weights import WithoutDraws, at_most
 from react_pipeline.settings import EncoderConfig
 from react_pipeline.store import InputError
 
@@ -32,6 +33,16 @@ def test_a_saved_model_loads_gates_activation_and_pixels(clip: Clip, tmp_path: P
     assert isinstance(again.model.transformer.resblocks[0].mlp.gelu, QuickGELU)
     assert tuple(again.preprocess_cfg["mean"]) == (0.5,) * 3
     assert again.preprocess(Image.new("RGB", (50, 40), "red")).shape == (3, 32, 32)
+
+
+def test_a_model_that_gets_weights_draws_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda one: nn.init.normal_(one.weight))
+    before = torch.get_rng_state()
+    with WithoutDraws():
+        nn.Linear(2, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    nn.Linear(2, 2)
+    assert not torch.equal(torch.get_rng_state(), before)
 
 
 def pickled(path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from conftest import PIPELINE
 
@@ -19,17 +20,20 @@ from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import Artifact, Inputs, Scratch
 from react_pipeline.training import ModelMethod, TrainingObserver, World, train_model
 
+TWO_ENCODERS: Any = Mock(config=Mock(two_encoders=True))
+"""A project in which another encoder retrieves."""
+
 
 @dataclass
 class OwnCustomization:
-    """Stands for `training.Customization`, without a project."""
+    """Stands for `training.Customization`, of pairs that another encoder retrieved."""
 
     pairs: Any
     domain: DomainConfig
     training: TrainingConfig
     scratch: Scratch
     staging: Path | None = None
-    project: Any = None
+    project: Any = TWO_ENCODERS
     world: World = World()
     observer: TrainingObserver = TrainingObserver()
     inputs: Inputs = Inputs("customized_checkpoint", "shapes/own", {}, {}, "1")

@@ -1,4 +1,6 @@
-"""Texts of a training: kept over a kill, and nothing computed that no text needs."""
+"""Texts of a training: those that come with the pairs, those that are kept over a kill, and nothing
+computed that no text needs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from support.methods import weighted_gradients
 from support.pairs import DrawnPairs
 from support.training import OwnCustomization
 
-from react_pipeline.clip import Clip, recompute_activations, text_parameters
+from react_pipeline.clip import Clip, load, recompute_activations, text_parameters
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import Scratch
 from react_pipeline.training import kept as module
@@ -46,6 +50,24 @@ def test_a_trained_text_tower_gets_its_own_gradients_from_each_text_once(
     trained = text_parameters(clip.model)
     gradients = (weighted_gradients(one, trained) for one in (vectors, own))
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_vectors_of_captions_come_with_the_pairs(
+    retrieved_project: Project, tmp_path: Path
+) -> None:
+    store = retrieved_project.store
+    pairs = CollectedPairs(store.current("retrieved_set", "shapes"))
+    clip = load(store.current("base_checkpoint").path)
+    clip.model.requires_grad_(False)
+    own: Any = OwnCustomization(
+        pairs, DOMAIN, TrainingConfig(), Scratch(tmp_path), project=retrieved_project
+    )
+    texts = TrainingTexts(clip, own)
+    ids = texts.caption_ids(torch.arange(len(pairs)))
+    captions = [pair.caption for pair in pairs]
+    torch.testing.assert_close(texts.vectors(ids), clip.encode_texts(captions), atol=2e-3, rtol=0)
+    assert len(set(ids.tolist())) == len(set(captions)) < len(pairs)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_vectors_are_made_in_parts_and_kept_in_one_file(

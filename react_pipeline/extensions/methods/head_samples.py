@@ -48,7 +48,7 @@ class PairVectors:
         """
 
         def side(name: str) -> Tensor:
-            vectors = torch.from_numpy(pairs.vectors(name))
+            vectors = torch.from_numpy(pairs.vectors(name)).float()
             return functional.normalize(vectors, dim=1)  # they are stored as float16
 
         return cls(side("image"), side("text"))

@@ -364,7 +364,7 @@ class Estimates:
             kept = training.keep_prefix and training.augmentation == "none"
             images += pairs if kept else many
             passes += (3 if kept else 2) * min(training.last_k_layers / LAYERS, 1) * many
-            texts += pairs
+            texts += pairs * self.config.two_encoders
             models += 1
             cards = max(cards, training.processes)
             alike = f"{name.removesuffix(CONTROL_SUFFIX)} {training!r}"
