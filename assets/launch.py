@@ -117,8 +117,10 @@ def held_open(home: Path) -> Iterator[None]:
         if not isinstance(connection, sqlite3.Connection):
             return
         path = connection.execute("PRAGMA database_list").fetchone()[2]
-        is_logged = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-        if is_logged and Path(path).is_relative_to(home):
+        # Others are not even asked for their mode, which would wait for whoever locks them.
+        if not Path(path).is_relative_to(home):
+            return
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
             connection.execute("PRAGMA synchronous=NORMAL")
             with lock:
                 last = held.pop(path) if path in held else None

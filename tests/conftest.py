@@ -41,6 +41,7 @@ import sys
 import venv
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,10 @@ os.fsync = lambda _: None
 @event.listens_for(Engine, "connect")
 def leave_writing_to_the_system(connection: Any, _record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
-        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA busy_timeout = 0")
+        with suppress(sqlite3.OperationalError):  # a test holds it locked
+            connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA busy_timeout = 5000")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -152,6 +152,7 @@ def test_without_the_hub_its_cache_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr("time.sleep", lambda _: None)  # before each of its many tries
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(InputError, match=r"encoder\.pretrained: .* cannot be fetched"):

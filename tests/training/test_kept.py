@@ -57,17 +57,17 @@ def test_vectors_of_captions_come_with_the_pairs(
 ) -> None:
     store = retrieved_project.store
     pairs = CollectedPairs(store.current("retrieved_set", "shapes"))
-    clip = load(store.current("base_checkpoint").path)
+    clip = load(store.current("base_checkpoint", "all").path)
     clip.model.requires_grad_(False)
     own: Any = OwnCustomization(
-        pairs, DOMAIN, TrainingConfig(), Scratch(tmp_path), project=retrieved_project
+        pairs, DOMAIN, TrainingConfig(), Scratch(tmp_path / "kept"), project=retrieved_project
     )
     texts = TrainingTexts(clip, own)
     ids = texts.caption_ids(torch.arange(len(pairs)))
     captions = [pair.caption for pair in pairs]
     torch.testing.assert_close(texts.vectors(ids), clip.encode_texts(captions), atol=2e-3, rtol=0)
     assert len(set(ids.tolist())) == len(set(captions)) < len(pairs)
-    assert not [*tmp_path.iterdir()]
+    assert not [*(tmp_path / "kept").glob("*")]
 
 
 def test_vectors_are_made_in_parts_and_kept_in_one_file(

@@ -54,7 +54,8 @@ def render(drawing: Drawing, size: int) -> Image.Image:
     if pixels.std() < MAX_BLANK_DEVIATION:
         raise BlankError(drawing.key)
     if image.mode == "RGB":
-        if np.ptp(pixels, axis=2).max() > MAX_GREY_DIFFERENCE:
+        channels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        if np.ptp(channels, axis=0).max() > MAX_GREY_DIFFERENCE:
             return image
         pixels = pixels[..., 0]
     seed = int.from_bytes(hashlib.sha256(drawing.key.encode()).digest()[:4], "big")
