@@ -33,7 +33,7 @@ DECODE_SECONDS = 20
 """Processor time for one image; images of 100 megapixels take two seconds."""
 WORKER_BYTES = 4 << 30
 """Memory that a decoding process may take beyond what it has when it starts."""
-IDLE_SECONDS = 60
+IDLE_SECONDS = 180
 """After this time a process without work ends."""
 WATCH_SECONDS = 0.1
 """Between two looks whether the program is still there."""
