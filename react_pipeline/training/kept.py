@@ -12,10 +12,12 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -63,7 +65,7 @@ class TrainingTexts:
         self._trains = trains = trains_text(clip.model)
         self._device = c.world.device
         self._class_ids = pair_classes(c.pairs, c.domain)
-        self._caption_ids = c.pairs.caption_ids
+        self._caption_ids: NDArray[Any] = c.pairs.caption_ids
         if not trains and not c.project.config.two_encoders:
             # A caption goes by the first pair that has it.
             _, first = np.unique(self._caption_ids, return_index=True)
