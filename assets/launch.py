@@ -117,7 +117,7 @@ def held_open(home: Path) -> Iterator[None]:
         if not isinstance(connection, sqlite3.Connection):
             return
         path = connection.execute("PRAGMA database_list").fetchone()[2]
-        # Others are not even asked for their mode, which would wait for whoever locks them.
+        # Reading the mode of a locked database would wait for its lock.
         if not Path(path).is_relative_to(home):
             return
         if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":

@@ -84,17 +84,17 @@ def at_most(weights: dict[str, Tensor]) -> Iterator[None]:
 
 
 class WithoutDraws(TorchFunctionMode):
-    """Leaves the weights of a model that is built without initial values: to draw them takes longer
-    than to read those of a checkpoint.
+    """Skips initial values of a model whose weights are loaded next: to draw them takes longer than
+    to read a checkpoint.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Call the function, unless it is one of `torch.nn.init`."""
+        """Call the function, unless it is one of `torch.nn.init`, as far as torch shows them."""
         kwargs = kwargs or {}
-        is_initial = getattr(function, "__module__", "") == nn.init.__name__
-        return kwargs["tensor"] if is_initial else function(*args, **kwargs)
+        initializes = getattr(function, "__module__", "") == nn.init.__name__
+        return kwargs["tensor"] if initializes else function(*args, **kwargs)
 
 
 def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

@@ -151,7 +151,7 @@ class CollectedPairs:
         return (self[position] for position in range(len(self)))
 
     def vectors(self, side: str) -> NDArray[np.float16]:
-        """Map the unit vectors (N, D) of `image` or `text`, by the encoder that retrieves."""
+        """Memory-map unit vectors (N, D) of `image` or `text`, by the encoder that retrieves."""
         path = self._artifact.file(vectors_file(side, self._draw))
         vectors: NDArray[np.float16] = np.load(path, mmap_mode="c")
         return vectors

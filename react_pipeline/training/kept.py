@@ -53,8 +53,8 @@ class TrainingTexts:
     """The captions of the pairs: unit vectors where the text tower is frozen, else token ids."""
 
     def __init__(self, clip: Clip, customization: Customization) -> None:
-        """Take the vectors that the pairs come with. Where another encoder retrieves, or the text
-        tower trains, encode or tokenise every caption once, into a file: 1 KiB a caption with
+        """Take the vectors that are stored with the pairs. Where another encoder retrieves, or the
+        text tower trains, encode or tokenise every caption once, into a file: 1 KiB a caption with
         D = 512.
 
         Args:
@@ -67,9 +67,9 @@ class TrainingTexts:
         self._class_ids = pair_classes(c.pairs, c.domain)
         self._caption_ids: NDArray[Any] = c.pairs.caption_ids
         if not trains and not c.project.config.two_encoders:
-            # A caption goes by the first pair that has it.
-            _, first = np.unique(self._caption_ids, return_index=True)
-            self._caption_ids = first[self._caption_ids]
+            # Each caption takes the vector of its first pair.
+            _, first, place = np.unique(self._caption_ids, return_index=True, return_inverse=True)
+            self._caption_ids = first[place]
             self._rows = torch.from_numpy(c.pairs.vectors("text"))
             return
 
@@ -85,7 +85,9 @@ class TrainingTexts:
         self._rows = kept_rows(c.scratch, name, shape, make, dtype, c.world, TEXTS_AT_ONCE)
 
     def caption_ids(self, positions: Tensor) -> Tensor:
-        """Return which caption each pair at `positions` (B,) has: equal ids are equal texts."""
+        """Return which caption each pair at `positions` (B,) has: equal ids are equal texts, and
+        mean nothing else.
+        """
         return torch.from_numpy(self._caption_ids[positions.numpy()]).long()
 
     def class_ids(self, positions: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def train_model(method: ModelMethod, customization: Customization, clip: Clip) -
         "held_out_after": after if fraction == 1 else prepared.recall(),
         "interpolation": fraction,
         "interpolation_scores": {str(at): round(score, 6) for at, score in scores.items()},
-        # With what was computed once (captions, frozen part).
+        # With what was computed once, such as the frozen part.
         "seconds": round(time.monotonic() - began, 3),
     }
 

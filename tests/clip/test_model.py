@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,11 +11,10 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
 from support.trap import Trap
-from torch import nn
 
 from react_pipeline.clip import Clip, add_gated_blocks, from_open_clip, gated_layers, load, save
 from react_pipeline.clip.classifier import prompt_vectors
-from react_pipeline.clip.weights import WithoutDraws, at_most
+from react_pipeline.clip.weights import at_most
 from react_pipeline.settings import EncoderConfig
 from react_pipeline.store import InputError
 
@@ -35,14 +35,14 @@ def test_a_saved_model_loads_gates_activation_and_pixels(clip: Clip, tmp_path: P
     assert again.preprocess(Image.new("RGB", (50, 40), "red")).shape == (3, 32, 32)
 
 
-def test_a_model_that_gets_weights_draws_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda one: nn.init.normal_(one.weight))
-    before = torch.get_rng_state()
-    with WithoutDraws():
-        nn.Linear(2, 2)
-    assert torch.equal(torch.get_rng_state(), before)
-    nn.Linear(2, 2)
-    assert not torch.equal(torch.get_rng_state(), before)
+def test_loading_skips_random_initial_values(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(clip, tmp_path)
+    draw = Mock(side_effect=AssertionError)
+    monkeypatch.setattr(torch.Tensor, "normal_", draw, raising=False)
+    assert load(tmp_path).model.state_dict().keys() == clip.model.state_dict().keys()
+    draw.assert_not_called()
 
 
 def pickled(path: Path) -> None:
